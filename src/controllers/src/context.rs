@@ -1,0 +1,99 @@
+//! What every reconciler gets.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use muster_core::pods::{PodView, phase::Deadlines, template::PodDefaults};
+use muster_crds::legacy::{HorizontalRunnerAutoscaler, Runner, RunnerDeployment, RunnerReplicaSet};
+use muster_runtime::{
+    clock::Clock,
+    drive::{Cache, Queue},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    clients::Clients,
+    ends::Ends,
+    events::Recorder,
+    gate::Gate,
+    legacy::{
+        autoscaler::Memory, linked::FirstFailures, reconciliation::ReconciliationSettings, tracking::Tracking,
+    },
+    metrics::Metrics,
+    pod_owner::Expectations,
+};
+
+/// What the manager's flags say.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Defaults of runner pods.
+    pub pods: PodDefaults,
+    /// `--common-runner-labels`: appended to the labels of every RunnerDeployment's runners.
+    pub common_runner_labels: Vec<String>,
+    /// `--default-scale-down-delay`.
+    pub scale_down_delay: SignedDuration,
+    /// `--sync-period`: everything is looked at again after this long, as a safety net; nothing waits for it.
+    pub sync_period: Duration,
+    /// How long a runner may take for each step of its life.
+    pub deadlines: Deadlines,
+    /// Queue reconciliation.
+    pub reconciliation: ReconciliationSettings,
+    /// `--watch-namespace`; `None` watches all.
+    pub watch_namespace: Option<String>,
+}
+
+/// The caches that reconcilers share.
+#[derive(Clone, Debug)]
+pub(crate) struct Caches {
+    pub(crate) autoscalers: Cache<HorizontalRunnerAutoscaler>,
+    pub(crate) deployments: Cache<RunnerDeployment>,
+    pub(crate) replica_sets: Cache<RunnerReplicaSet>,
+    pub(crate) runners: Cache<Runner>,
+    pub(crate) pods: Cache<Pod>,
+}
+
+/// What every reconciler gets.
+pub struct Context {
+    pub(crate) client: Client,
+    pub(crate) clock: Clock,
+    pub(crate) settings: Settings,
+    pub(crate) clients: Arc<Clients>,
+    pub(crate) recorder: Recorder,
+    pub(crate) metrics: Metrics,
+    pub(crate) caches: Caches,
+    pub(crate) ends: Arc<Ends>,
+    pub(crate) gate: Gate,
+    pub(crate) expectations: Expectations,
+    pub(crate) memory: Memory,
+    pub(crate) tracking: Tracking,
+    /// Wakes the reconciler of runner pods.
+    pub(crate) pods: Queue<Pod>,
+    pub(crate) linked_failures: FirstFailures,
+    /// Reports of failures that are written beside the reconcile.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// The facts of a pod under this process' deadlines.
+    pub(crate) fn view(&self, pod: &Pod) -> PodView {
+        PodView::of(pod).within(self.settings.deadlines)
+    }
+
+    /// The sync period with up to 10 % more, spread by name, so that not everything is looked at in the same moment.
+    pub(crate) fn resync(&self, name: &str) -> Duration {
+        let spread = name.bytes().fold(0_u32, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+        }) % 100;
+        self.settings.sync_period + self.settings.sync_period * spread / 1_000
+    }
+}

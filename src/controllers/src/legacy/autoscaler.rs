@@ -1,0 +1,508 @@
+//! HorizontalRunnerAutoscaler: jobs and bounds → replicas and EffectiveTime of its target (spec 02 §5, 20).
+//! gather → check → plan (`core::autoscale::desired`) → apply → report
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::controller::Action,
+};
+use muster_core::{
+    autoscale::{
+        desired::{Decision, End, Fate, Input, TargetPatch, TargetView, decide},
+        reservation::{self, Kind},
+    },
+    go,
+    pods::PodView,
+};
+use muster_crds::{
+    keys,
+    legacy::{CapacityReservation, HorizontalRunnerAutoscaler, RunnerDeployment, RunnerReplicaSet},
+    time::MicroTime,
+};
+use serde_json::{Map, json};
+
+use crate::{
+    conditions,
+    context::Context,
+    ends::{Pool, pool_of},
+    error::{Error, is_not_found},
+    pod_owner::served,
+};
+
+const COMPONENT: &str = "horizontalrunnerautoscaler-controller";
+/// Names of runners that were looked for in vain; beyond this many the memory starts anew.
+const GONE_LIMIT: usize = 10_000;
+
+/// What this process wrote or found out, where the caches may lag behind.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    targets: Mutex<HashMap<String, Written>>,
+    gone: Mutex<HashSet<(String, String)>>,
+    busy: Mutex<HashMap<String, BTreeSet<String>>>,
+    pods_created: Mutex<HashSet<String>>,
+}
+
+#[derive(Clone, Debug)]
+struct Written {
+    generation: i64,
+    target: RunnerDeployment,
+}
+
+impl Memory {
+    /// The target as this process wrote it last, when the cache does not show that yet.
+    fn freshest(&self, cached: Arc<RunnerDeployment>) -> Arc<RunnerDeployment> {
+        let uid = cached.uid().unwrap_or_default();
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        match targets.get(&uid) {
+            Some(written) if written.generation > cached.metadata.generation.unwrap_or(0) => {
+                Arc::new(written.target.clone())
+            }
+            Some(_) => {
+                targets.remove(&uid);
+                cached
+            }
+            None => cached,
+        }
+    }
+
+    fn wrote(&self, target: RunnerDeployment) {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = target.metadata.generation.unwrap_or(0);
+        targets.insert(target.uid().unwrap_or_default(), Written { generation, target });
+    }
+
+    pub(super) fn pod_was_created(&self, runner_uid: &str) -> bool {
+        self.pods_created
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(runner_uid)
+    }
+
+    pub(super) fn note_pod_created(&self, runner_uid: &str) {
+        self.pods_created
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(runner_uid.to_owned());
+    }
+
+    pub(super) fn forget_runner(&self, runner_uid: &str) {
+        self.pods_created
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(runner_uid);
+    }
+}
+
+pub(super) async fn reconcile(
+    autoscaler: Arc<HorizontalRunnerAutoscaler>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    let namespace = autoscaler.namespace().unwrap_or_default();
+    let name = autoscaler.name_any();
+    if autoscaler.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let now = context.clock.now();
+    let spec = &autoscaler.spec;
+    context
+        .metrics
+        .bounds(&namespace, &name, spec.min_replicas, spec.max_replicas);
+
+    let checked = check(&autoscaler, context.settings.scale_down_delay)?;
+    let target = context.caches.deployments.get(&namespace, &checked.target).ok_or_else(|| Error::Invalid {
+        message: format!("spec.scaleTargetRef.name: there is no RunnerDeployment {namespace}/{}: create it or correct the name", checked.target),
+    })?;
+    if target.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::requeue(context.resync(&name)));
+    }
+    let target = context.memory.freshest(target);
+    let pool: Pool = (namespace.clone(), checked.target.clone());
+    let set = super::runner_deployment::current_set(&context, &target)?;
+    let ends = context.ends.of(&pool, now);
+    let ledger = spec.capacity_reservations.clone().unwrap_or_default();
+    let fates = fates(&context, &pool, &ledger, &ends, now).await?;
+    wake_busy(&context, &autoscaler, &ledger);
+    let status = autoscaler.status.clone().unwrap_or_default();
+
+    let decision = decide(&Input {
+        ledger: &ledger,
+        fates: &fates,
+        ends: &ends,
+        min: checked.min,
+        max: checked.max,
+        target: view(&context, &target, set.as_deref(), now),
+        last_desired: status.desired_replicas,
+        last_scale_out: status.last_successful_scale_out_time.as_ref().map(|time| time.0),
+        delay: checked.delay,
+        duration: checked.duration,
+        now,
+    });
+    context
+        .metrics
+        .desired(&namespace, &name, Some(decision.desired), Some(decision.live));
+    tracing::debug!(controller = COMPONENT, object = %super::key(&*autoscaler), desired = decision.desired, live = decision.live, ending = decision.ending, uncharged = decision.uncharged, plan = ?decision.target, "Planned.");
+
+    if let Some(patch) = &decision.target {
+        write_target(&context, &target, patch).await?;
+    }
+    if let Some(ledger) = &decision.ledger {
+        write_ledger(&context, &autoscaler, ledger).await?;
+    }
+    let status_wait = report(&context, &autoscaler, &decision, now).await?;
+    let wait = super::until(decision.next_due, now)
+        .into_iter()
+        .chain(status_wait)
+        .min();
+    let resync = context.resync(&name);
+    Ok(Action::requeue(wait.map_or(resync, |wait| wait.min(resync))))
+}
+
+/// The checked spec.
+struct Checked {
+    target: String,
+    min: i64,
+    max: i64,
+    delay: SignedDuration,
+    duration: SignedDuration,
+}
+
+fn check(autoscaler: &HorizontalRunnerAutoscaler, default_delay: SignedDuration) -> Result<Checked, Error> {
+    let spec = &autoscaler.spec;
+    let invalid = |message: &str| Error::Invalid {
+        message: message.to_owned(),
+    };
+    let reference = spec.scale_target_ref.as_ref();
+    let target = reference
+        .and_then(|reference| reference.name.clone())
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| invalid("spec.scaleTargetRef.name is missing: name the RunnerDeployment to scale"))?;
+    let kind = reference
+        .and_then(|reference| reference.kind.as_deref())
+        .unwrap_or_default();
+    if !kind.is_empty() && kind != "RunnerDeployment" {
+        return Err(invalid(&format!(
+            "spec.scaleTargetRef.kind: {kind} is not supported yet by this version: use a RunnerDeployment"
+        )));
+    }
+    if spec.metrics.as_ref().is_some_and(|metrics| !metrics.is_empty()) {
+        return Err(invalid(
+            "spec.metrics is not supported yet by this version: remove it and scale by webhook (spec.scaleUpTriggers with githubEvent.workflowJob: {})",
+        ));
+    }
+    if spec
+        .scheduled_overrides
+        .as_ref()
+        .is_some_and(|overrides| !overrides.is_empty())
+    {
+        return Err(invalid(
+            "spec.scheduledOverrides is not supported yet by this version: remove it and set spec.minReplicas",
+        ));
+    }
+    let missing = |field: &str| {
+        invalid(&format!(
+            "spec.{field} is missing: set it to a whole number, 0 or more"
+        ))
+    };
+    let min = spec.min_replicas.ok_or_else(|| missing("minReplicas"))?;
+    let max = spec.max_replicas.ok_or_else(|| missing("maxReplicas"))?;
+    if max < 0 {
+        return Err(invalid(&format!(
+            "spec.maxReplicas: {max} is negative: set it to a whole number, 0 or more"
+        )));
+    }
+    let duration = match spec.scale_up_triggers.as_deref().unwrap_or_default() {
+        [trigger] => match trigger.duration.as_deref().filter(|text| !text.is_empty()) {
+            Some(text) => go::parse_duration(text).map_err(|error| {
+                invalid(&format!("spec.scaleUpTriggers[0].duration: {text:?} is no duration ({error}): write for example 30m"))
+            })?,
+            None => SignedDuration::ZERO,
+        },
+        _ => SignedDuration::ZERO,
+    };
+    Ok(Checked {
+        target,
+        // Absent is an error above; upstream reads a negative minimum as 1 (spec 02 §5.4).
+        min: if min < 0 { 1 } else { min },
+        max,
+        delay: spec
+            .scale_down_delay_seconds_after_scale_out
+            .map_or(default_delay, |seconds| SignedDuration::from_secs(seconds.max(0))),
+        duration: if duration > SignedDuration::ZERO {
+            duration
+        } else {
+            reservation::DEFAULT_DURATION
+        },
+    })
+}
+
+fn view(
+    context: &Context,
+    target: &RunnerDeployment,
+    set: Option<&RunnerReplicaSet>,
+    now: Timestamp,
+) -> TargetView {
+    let annotation = |key: &str| target.annotations().get(key).map(String::as_str);
+    let alive = set.map_or(0, |set| alive(context, set, now));
+    TargetView {
+        replicas: target.spec.replicas,
+        effective_time: target.spec.effective_time.map(|time| time.0),
+        ephemeral: target.spec.template.spec.config.ephemeral.unwrap_or(true),
+        retain_idle_until: annotation(keys::ANNOTATION_RETAIN_IDLE_UNTIL).and_then(|text| text.parse().ok()),
+        accounted: context.ends.parse(annotation(keys::ANNOTATION_ENDS_ACCOUNTED)),
+        alive: i64::try_from(alive).unwrap_or(i64::MAX),
+        served: set.and_then(served).and_then(|served| served.effective_time),
+    }
+}
+
+/// Runners of a set that are up or starting and were not asked to go.
+fn alive(context: &Context, set: &RunnerReplicaSet, now: Timestamp) -> usize {
+    let uid = set.uid().unwrap_or_default();
+    let namespace = set.namespace().unwrap_or_default();
+    let runners = context.caches.runners.owned_by(&uid);
+    let names = runners.iter().map(|runner| runner.name_any()).collect();
+    let expected = context.expectations.missing(&uid, &names, now).len();
+    let up = runners
+        .iter()
+        .filter(|runner| {
+            runner.metadata.deletion_timestamp.is_none()
+                && !runner
+                    .annotations()
+                    .contains_key(keys::ANNOTATION_UNREGISTRATION_REQUEST)
+                && context
+                    .caches
+                    .pods
+                    .get(&namespace, &runner.name_any())
+                    .is_none_or(|pod| !PodView::of(&pod).is_stopped())
+        })
+        .count();
+    up + expected
+}
+
+/// What became of the runners that the ledger names. A name that is in no cache is asked for once: absence of evidence is not evidence.
+async fn fates(
+    context: &Context,
+    pool: &Pool,
+    ledger: &[CapacityReservation],
+    ends: &[End],
+    now: Timestamp,
+) -> Result<BTreeMap<String, Fate>, Error> {
+    let mut fates = BTreeMap::new();
+    let namespace = &pool.0;
+    for entry in ledger {
+        let Kind::Job {
+            runner: Some(runner), ..
+        } = reservation::classify(entry)
+        else {
+            continue;
+        };
+        if fates.contains_key(runner) {
+            continue;
+        }
+        let ended_at = ends.iter().find(|end| end.runner == runner).map(|end| end.at);
+        let of_pod = |pod: &Pod| {
+            if pool_of(pod).as_ref() != Some(pool) {
+                Fate::Gone
+            } else if PodView::of(pod).is_stopped() {
+                Fate::Ended {
+                    at: ended_at.unwrap_or(now),
+                }
+            } else {
+                Fate::Alive
+            }
+        };
+        let fate = if let Some(pod) = context.caches.pods.get(namespace, runner) {
+            Some(of_pod(&pod))
+        } else if let Some(at) = ended_at {
+            Some(Fate::Ended { at })
+        } else if reservation::is_tombstone(entry) {
+            None
+        } else if context
+            .caches
+            .runners
+            .get(namespace, runner)
+            .is_some_and(|runner| {
+                runner.labels().get(keys::LABEL_RUNNER_DEPLOYMENT_NAME) == Some(&pool.1)
+                    && runner.metadata.deletion_timestamp.is_none()
+            })
+        {
+            Some(Fate::Alive)
+        } else {
+            Some(look_for(context, namespace, runner, of_pod).await?)
+        };
+        if let Some(fate) = fate {
+            fates.insert(runner.to_owned(), fate);
+        }
+    }
+    Ok(fates)
+}
+
+async fn look_for(
+    context: &Context,
+    namespace: &str,
+    runner: &str,
+    of_pod: impl Fn(&Pod) -> Fate,
+) -> Result<Fate, Error> {
+    let key = (namespace.to_owned(), runner.to_owned());
+    if context
+        .memory
+        .gone
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .contains(&key)
+    {
+        return Ok(Fate::Gone);
+    }
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let fate = match api.get(runner).await {
+        Ok(pod) => of_pod(&pod),
+        Err(error) if is_not_found(&error) => Fate::Gone,
+        Err(error) => return Err(Error::gather(format!("pod {runner}"))(error)),
+    };
+    if fate == Fate::Gone {
+        let mut gone = context.memory.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone.len() >= GONE_LIMIT {
+            gone.clear();
+        }
+        gone.insert(key);
+    }
+    Ok(fate)
+}
+
+/// Wakes the pods whose runner got a job or finished one: their protection from evictions follows.
+fn wake_busy(context: &Context, autoscaler: &HorizontalRunnerAutoscaler, ledger: &[CapacityReservation]) {
+    let busy: BTreeSet<String> = ledger
+        .iter()
+        .filter(|entry| !reservation::is_tombstone(entry))
+        .filter_map(|entry| match reservation::classify(entry) {
+            Kind::Job { runner, .. } => runner.map(str::to_owned),
+            _ => None,
+        })
+        .collect();
+    let namespace = autoscaler.namespace().unwrap_or_default();
+    let mut all = context.memory.busy.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = all.entry(autoscaler.uid().unwrap_or_default()).or_default();
+    for name in known.symmetric_difference(&busy) {
+        context.pods.add(&namespace, name);
+    }
+    *known = busy;
+}
+
+async fn write_target(
+    context: &Context,
+    target: &RunnerDeployment,
+    patch: &TargetPatch,
+) -> Result<(), Error> {
+    let mut spec = Map::new();
+    spec.insert("replicas".to_owned(), json!(patch.replicas));
+    if let Some(at) = patch.effective_time {
+        spec.insert("effectiveTime".to_owned(), json!(MicroTime::from(at)));
+    }
+    let mut body = json!({ "spec": spec });
+    if target.spec.template.spec.config.ephemeral.unwrap_or(true) {
+        let metadata = json!({"annotations": {
+            keys::ANNOTATION_RETAIN_IDLE_UNTIL: patch.retain_idle_until.map(|at| at.to_string()),
+            keys::ANNOTATION_ENDS_ACCOUNTED: context.ends.format(patch.accounted),
+        }});
+        if let Some(fields) = body.as_object_mut() {
+            fields.insert("metadata".to_owned(), metadata);
+        }
+    }
+    let name = target.name_any();
+    let api: Api<RunnerDeployment> =
+        Api::namespaced(context.client.clone(), &target.namespace().unwrap_or_default());
+    let written = api
+        .patch(&name, &PatchParams::default(), &Patch::Merge(body))
+        .await
+        .map_err(Error::apply(format!(
+            "scale RunnerDeployment {name} to {}",
+            patch.replicas
+        )))?;
+    if target.spec.replicas != Some(patch.replicas) {
+        tracing::info!(controller = COMPONENT, object = %super::key(target), replicas = target.spec.replicas.unwrap_or(1), desired = patch.replicas, "Scaled.");
+    }
+    context.memory.wrote(written);
+    Ok(())
+}
+
+/// Replaces the ledger that this decision was made from, and no other: the intake writes too.
+async fn write_ledger(
+    context: &Context,
+    autoscaler: &HorizontalRunnerAutoscaler,
+    ledger: &[CapacityReservation],
+) -> Result<(), Error> {
+    let operations = json!([
+        {"op": "test", "path": "/metadata/generation", "value": autoscaler.metadata.generation},
+        {"op": "add", "path": "/spec/capacityReservations", "value": ledger},
+    ]);
+    let patch: kube::core::params::Patch<()> = Patch::Json(
+        serde_json::from_value(operations)
+            .map_err(|error| Error::Bug(format!("the ledger's patch is malformed: {error}")))?,
+    );
+    let api: Api<HorizontalRunnerAutoscaler> = Api::namespaced(
+        context.client.clone(),
+        &autoscaler.namespace().unwrap_or_default(),
+    );
+    api.patch_metadata(&autoscaler.name_any(), &PatchParams::default(), &patch)
+        .await
+        .map_err(Error::apply("tidy spec.capacityReservations"))?;
+    Ok(())
+}
+
+async fn report(
+    context: &Context,
+    autoscaler: &HorizontalRunnerAutoscaler,
+    decision: &Decision,
+    now: Timestamp,
+) -> Result<Option<Duration>, Error> {
+    let old = autoscaler.status.clone().unwrap_or_default();
+    let conditions = conditions::with(
+        autoscaler
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default(),
+        &conditions::Verdict::HEALTHY,
+        autoscaler.metadata.generation,
+        now,
+    );
+    if old.desired_replicas == Some(decision.desired)
+        && decision.scaled_out_at.is_none()
+        && conditions.is_none()
+    {
+        return Ok(None);
+    }
+    // What the next decision depends on is written at once; the rest at most once per second.
+    if decision.scaled_out_at.is_none()
+        && let Some(wait) = context.gate.admit(&autoscaler.uid().unwrap_or_default(), now)
+    {
+        return Ok(Some(wait));
+    }
+    let mut status = Map::new();
+    status.insert("desiredReplicas".to_owned(), json!(decision.desired));
+    if let Some(at) = decision.scaled_out_at {
+        status.insert("lastSuccessfulScaleOutTime".to_owned(), json!(Time(at)));
+    }
+    if let Some(conditions) = conditions {
+        status.insert("conditions".to_owned(), json!(conditions));
+    }
+    let api: Api<HorizontalRunnerAutoscaler> = Api::namespaced(
+        context.client.clone(),
+        &autoscaler.namespace().unwrap_or_default(),
+    );
+    api.patch_status(
+        &autoscaler.name_any(),
+        &PatchParams::default(),
+        &Patch::Merge(json!({ "status": status })),
+    )
+    .await
+    .map_err(Error::apply("write the status"))?;
+    Ok(None)
+}

@@ -1,0 +1,8 @@
+//! How many runners are wanted: the ledger of jobs and what follows from it.
+
+pub mod desired;
+pub mod recovery;
+pub mod reservation;
+
+#[cfg(test)]
+mod model_tests;

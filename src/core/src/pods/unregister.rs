@@ -1,0 +1,306 @@
+//! Graceful stop of one runner pod: a pure state machine (spec 02 §12.3 with the deviations of issue "a runner's whole life").
+//!
+//! A runner is off GitHub before its pod goes. GitHub removes an idle runner atomically and refuses a busy one (422), so the removal call is the only proof of idleness. Whatever is not a clear
+//! answer (403, 429, 5xx, a time-out) is *unknown* and treated like busy.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{PodView, phase::PodPhase};
+
+/// How long to wait before a busy or unknown runner is asked for again (spec 02 §21).
+pub const RETRY_DELAY: SignedDuration = SignedDuration::from_mins(1);
+/// How long to wait after an answer that was none, when GitHub did not say.
+pub const UNKNOWN_DELAY: SignedDuration = SignedDuration::from_secs(10);
+/// How long to wait for a starting runner to appear on GitHub (spec 02 §21).
+pub const REGISTRATION_POLL: SignedDuration = SignedDuration::from_secs(10);
+/// So long after the end of the grace period a pod is given up when nobody can say anything about its runner (spec 02 Q29, 90 PAIN-07).
+pub const ABANDON_AFTER: SignedDuration = SignedDuration::from_mins(5);
+
+/// Why a pod may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Safe {
+    /// It was found safe before.
+    AlreadyComplete,
+    /// Its agent has stopped; an ephemeral runner has removed itself.
+    Stopped,
+    /// It never got as far as running.
+    NeverStarted,
+    /// It runs for long and GitHub does not know it.
+    NeverRegistered,
+    /// GitHub removed the runner just now.
+    Removed,
+    /// GitHub did not have it any more.
+    Gone,
+    /// The container was restarted after its job.
+    Restarted,
+    /// Nobody could be asked for long after the end of the grace period: the containers are gone, whatever GitHub still lists.
+    Abandoned,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The pod may go.
+    Safe(Safe),
+    /// Ask GitHub for the runner's id by its name.
+    LookUp,
+    /// Ask GitHub to remove the runner.
+    Remove {
+        /// GitHub's id of the runner.
+        id: u64,
+    },
+    /// Look again after this long, or when the pod changes.
+    Wait(SignedDuration),
+    /// The runner has a job. Record that; an ephemeral runner ends by itself and its pod's change wakes us, a persistent one is asked again.
+    Busy {
+        /// Mark the pod as waiting for the end of its container.
+        await_completion: bool,
+        /// When to ask again.
+        retry: Option<SignedDuration>,
+    },
+}
+
+/// GitHub's answer to the removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// 204.
+    Removed,
+    /// 404.
+    Gone,
+    /// 422: it runs a job.
+    Busy,
+    /// Anything else; when GitHub said how long to wait, until then.
+    Unknown {
+        /// When to ask again at the earliest.
+        until: Option<Timestamp>,
+    },
+}
+
+/// First question about a pod that is to go.
+pub fn begin(pod: &PodView, now: Timestamp) -> Next {
+    if pod.unregistration_complete {
+        return Next::Safe(Safe::AlreadyComplete);
+    }
+    // A persistent runner whose agent stopped stays behind on GitHub as an offline runner (spec 02 Q44); an ephemeral one has removed itself: no call.
+    if pod.is_stopped() {
+        return match pod.runner_id {
+            Some(id) if !pod.ephemeral => Next::Remove { id },
+            _ => Next::Safe(Safe::Stopped),
+        };
+    }
+    if pod.awaiting_completion {
+        return if pod.ephemeral && pod.runner_restarted {
+            Next::Safe(Safe::Restarted)
+        } else if pod.deletion_at.is_some_and(|end| now > end) {
+            // The kubelet may never report the end (node lost): ask GitHub again (spec 02 Q51).
+            pod.runner_id.map_or(Next::LookUp, |id| Next::Remove { id })
+        } else {
+            Next::Wait(RETRY_DELAY)
+        };
+    }
+    if pod.phase == PodPhase::Pending && pod.runner_id.is_none() {
+        let stuck = pod.start_deadline().is_some_and(|deadline| now > deadline);
+        // A scheduled pod may start and take a job at any moment, so it is retired when it runs; a pod that is being deleted already must not wait for that.
+        return if !pod.scheduled || stuck || pod.deletion_at.is_some() {
+            Next::Safe(Safe::NeverStarted)
+        } else {
+            Next::Wait(REGISTRATION_POLL)
+        };
+    }
+    pod.runner_id.map_or(Next::LookUp, |id| Next::Remove { id })
+}
+
+/// After the look-up by name; `found` is `None` only when a *successful* and fresh listing did not have the runner.
+pub fn after_look_up(pod: &PodView, found: Option<u64>, now: Timestamp) -> Next {
+    match found {
+        Some(id) => Next::Remove { id },
+        None if pod.is_ready_long(now) => Next::Safe(Safe::NeverRegistered),
+        None if pod.deletion_at.is_some_and(|end| now > end) => Next::Safe(Safe::Gone),
+        None => Next::Wait(REGISTRATION_POLL),
+    }
+}
+
+/// The grace period is over for so long that no container can be left.
+pub fn is_abandoned(pod: &PodView, now: Timestamp) -> bool {
+    pod.deletion_at
+        .is_some_and(|end| now.duration_since(end) > ABANDON_AFTER)
+}
+
+/// After the removal.
+pub fn after_removal(pod: &PodView, answer: Answer, now: Timestamp) -> Next {
+    match answer {
+        Answer::Removed => Next::Safe(Safe::Removed),
+        Answer::Gone => Next::Safe(Safe::Gone),
+        Answer::Busy if pod.is_stopped() => Next::Safe(Safe::Stopped),
+        Answer::Busy => Next::Busy {
+            await_completion: pod.ephemeral && !pod.awaiting_completion,
+            retry: (!pod.ephemeral || pod.deletion_at.is_some()).then_some(RETRY_DELAY),
+        },
+        Answer::Unknown { .. } if is_abandoned(pod, now) => Next::Safe(Safe::Abandoned),
+        Answer::Unknown { until } => {
+            let wait = until.map_or(UNKNOWN_DELAY, |until| until.duration_since(now));
+            Next::Wait(wait.clamp(SignedDuration::from_secs(1), SignedDuration::from_mins(15)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::phase::RunnerContainer;
+
+    fn t(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn running() -> PodView {
+        PodView {
+            phase: PodPhase::Running,
+            runner: RunnerContainer::Running,
+            scheduled: true,
+            reported: true,
+            ephemeral: true,
+            ..PodView::default()
+        }
+    }
+
+    #[test]
+    fn the_first_question_follows_the_table() {
+        let base = running();
+        let cases: Vec<(&str, PodView, Next)> = vec![
+            (
+                "complete",
+                PodView {
+                    unregistration_complete: true,
+                    ..base.clone()
+                },
+                Next::Safe(Safe::AlreadyComplete),
+            ),
+            (
+                "stopped, ephemeral: no call",
+                PodView {
+                    runner: RunnerContainer::Terminated { exit_code: 0 },
+                    runner_id: Some(3),
+                    ..base.clone()
+                },
+                Next::Safe(Safe::Stopped),
+            ),
+            (
+                "stopped, persistent: removed from GitHub",
+                PodView {
+                    runner: RunnerContainer::Terminated { exit_code: 1 },
+                    runner_id: Some(3),
+                    ephemeral: false,
+                    ..base.clone()
+                },
+                Next::Remove { id: 3 },
+            ),
+            (
+                "known id",
+                PodView {
+                    runner_id: Some(3),
+                    ..base.clone()
+                },
+                Next::Remove { id: 3 },
+            ),
+            ("unknown id", base.clone(), Next::LookUp),
+            (
+                "pending, unscheduled",
+                PodView {
+                    phase: PodPhase::Pending,
+                    scheduled: false,
+                    ..base.clone()
+                },
+                Next::Safe(Safe::NeverStarted),
+            ),
+            (
+                "pending, scheduled: may start any moment",
+                PodView {
+                    phase: PodPhase::Pending,
+                    ..base.clone()
+                },
+                Next::Wait(REGISTRATION_POLL),
+            ),
+            (
+                "pending, scheduled, being deleted",
+                PodView {
+                    phase: PodPhase::Pending,
+                    deletion_at: Some(t(5)),
+                    ..base.clone()
+                },
+                Next::Safe(Safe::NeverStarted),
+            ),
+            (
+                "busy before: wait without a call",
+                PodView {
+                    awaiting_completion: true,
+                    runner_id: Some(3),
+                    ..base.clone()
+                },
+                Next::Wait(RETRY_DELAY),
+            ),
+            (
+                "busy before, container restarted",
+                PodView {
+                    awaiting_completion: true,
+                    runner_restarted: true,
+                    ..base.clone()
+                },
+                Next::Safe(Safe::Restarted),
+            ),
+            (
+                "busy before, grace period over: ask again",
+                PodView {
+                    awaiting_completion: true,
+                    runner_id: Some(3),
+                    deletion_at: Some(t(-5)),
+                    ..base
+                },
+                Next::Remove { id: 3 },
+            ),
+        ];
+        for (name, pod, next) in cases {
+            assert_eq!(begin(&pod, t(0)), next, "{name}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_safe_on_an_unclear_answer() {
+        let pod = running();
+        assert_eq!(
+            after_removal(&pod, Answer::Unknown { until: None }, t(0)),
+            Next::Wait(UNKNOWN_DELAY)
+        );
+        assert_eq!(
+            after_removal(&pod, Answer::Unknown { until: Some(t(30)) }, t(0)),
+            Next::Wait(SignedDuration::from_secs(30))
+        );
+        assert_eq!(
+            after_removal(&pod, Answer::Busy, t(0)),
+            Next::Busy {
+                await_completion: true,
+                retry: None
+            }
+        );
+        let persistent = PodView {
+            ephemeral: false,
+            ..pod
+        };
+        assert_eq!(
+            after_removal(&persistent, Answer::Busy, t(0)),
+            Next::Busy {
+                await_completion: false,
+                retry: Some(RETRY_DELAY)
+            }
+        );
+    }
+
+    #[test]
+    fn a_runner_that_github_does_not_know_is_given_up_after_ten_minutes() {
+        let mut pod = running();
+        assert_eq!(after_look_up(&pod, None, t(0)), Next::Wait(REGISTRATION_POLL));
+        pod.ready_since = Some(t(-601));
+        assert_eq!(after_look_up(&pod, None, t(0)), Next::Safe(Safe::NeverRegistered));
+        assert_eq!(after_look_up(&pod, Some(9), t(0)), Next::Remove { id: 9 });
+    }
+}

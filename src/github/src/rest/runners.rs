@@ -1,0 +1,190 @@
+//! Registration tokens, and listing and removing runners (spec 02 §3.5).
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use muster_core::scope::Scope;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+
+use crate::{
+    cache::{Join, Shelf},
+    error::{Attempt, Error, message},
+    lenient,
+    observer::CallFamily,
+    rest::{
+        GitHub,
+        listing::{Item, Listing, Listings},
+        path,
+    },
+    wire::Freshness,
+};
+
+/// A cached registration token is handed out while it is good for more than this.
+const REGISTRATION_TOKEN_MARGIN: SignedDuration = SignedDuration::from_mins(30);
+
+/// What a runner needs to register.
+#[derive(Clone, Debug)]
+pub struct RegistrationToken {
+    /// The token.
+    pub token: SecretString,
+    /// When it ceases to be accepted.
+    pub expires_at: Timestamp,
+}
+
+/// A runner as GitHub lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RunnerInfo {
+    /// GitHub's id of the runner.
+    pub id: u64,
+    /// The name it registered with.
+    #[serde(default, deserialize_with = "lenient::or_default")]
+    pub name: String,
+    /// `online` or `offline`.
+    #[serde(default, deserialize_with = "lenient::or_default")]
+    pub status: String,
+    /// Whether it runs a job.
+    #[serde(default, deserialize_with = "lenient::or_default")]
+    pub busy: bool,
+}
+
+/// The answer to a removal. A runner that runs a job is not removed, which is an answer and not an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// 204: removed by this call.
+    Removed,
+    /// 404: there is no such runner, any more (spec 02 Q5).
+    Gone,
+    /// 422: it runs a job.
+    Busy {
+        /// GitHub's explanation.
+        message: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct RunnersPage {
+    runners: Vec<RunnerInfo>,
+}
+
+#[derive(Deserialize)]
+struct RegistrationAnswer {
+    #[serde(deserialize_with = "lenient::secret")]
+    token: SecretString,
+    expires_at: Timestamp,
+}
+
+impl RegistrationToken {
+    /// The token's text, for a pod's environment.
+    pub fn expose(&self) -> &str {
+        self.token.expose_secret()
+    }
+}
+
+impl Item for RunnerInfo {
+    type Key = u64;
+
+    fn key(&self) -> u64 {
+        self.id
+    }
+
+    fn shelf(listings: &Listings) -> &Shelf<Listing<Self>> {
+        &listings.runners
+    }
+
+    fn on_page(body: &[u8]) -> serde_json::Result<Vec<Self>> {
+        serde_json::from_slice(body).map(|page: RunnersPage| page.runners)
+    }
+}
+
+impl GitHub {
+    /// A token for registering runners of this scope. One that is good for more than 30 minutes is shared by all who ask, and
+    /// callers at the same time cause one call.
+    ///
+    /// # Errors
+    /// [`Error`]; anything but 201 is one.
+    pub async fn registration_token(&self, scope: &Scope) -> Result<RegistrationToken, Error> {
+        let attempt = Attempt::new(
+            CallFamily::RegistrationToken,
+            format!("create a registration token for {scope}"),
+        );
+        let path = path::of_runners(scope, &attempt)?;
+        let fresh = |token: &RegistrationToken| {
+            token.expires_at.duration_since(self.shared.now()) > REGISTRATION_TOKEN_MARGIN
+        };
+        let work = self.bounded(&attempt, async {
+            let path = format!("{path}/registration-token");
+            let reply = self
+                .ask(Method::POST, &path, &attempt, Freshness::Uncached)
+                .await?;
+            if reply.status != StatusCode::CREATED {
+                return Err(self.refused(&attempt, &reply));
+            }
+            let answer: RegistrationAnswer =
+                serde_json::from_slice(&reply.body).map_err(|source| Error::malformed(&attempt, source))?;
+            Ok(RegistrationToken {
+                token: answer.token,
+                expires_at: answer.expires_at,
+            })
+        });
+        self.credential
+            .registrations
+            .get(&path)
+            .run(Join::Overlapping, fresh, work)
+            .await
+    }
+
+    /// All runners of the scope, as old as GitHub's `Cache-Control` allows (a minute at most): many callers within a minute cost
+    /// one walk over the pages. A removal through this client is seen at once.
+    ///
+    /// # Errors
+    /// [`Error`]; data that could not be confirmed when due is never returned.
+    pub async fn list_runners(&self, scope: &Scope) -> Result<Arc<Vec<RunnerInfo>>, Error> {
+        self.runners(scope, Freshness::Cached).await
+    }
+
+    /// All runners of the scope as of now: every page is confirmed with GitHub even when the cached copy is fresh (an unchanged
+    /// page answers 304 and costs nothing of the primary rate limit).
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn list_runners_fresh(&self, scope: &Scope) -> Result<Arc<Vec<RunnerInfo>>, Error> {
+        self.runners(scope, Freshness::Revalidated).await
+    }
+
+    /// Removes a runner from the scope. Afterwards its listings are read anew.
+    ///
+    /// # Errors
+    /// [`Error`]; 404 and 422 are answers, see [`Removal`].
+    pub async fn remove_runner(&self, scope: &Scope, id: u64) -> Result<Removal, Error> {
+        let attempt = Attempt::new(CallFamily::RemoveRunner, format!("remove runner {id} of {scope}"));
+        let listing = path::of_runners(scope, &attempt)?;
+        let path = format!("{listing}/{id}");
+        let reply = self
+            .bounded(
+                &attempt,
+                self.ask(Method::DELETE, &path, &attempt, Freshness::Uncached),
+            )
+            .await?;
+        let removal = match reply.status {
+            StatusCode::NO_CONTENT => Removal::Removed,
+            StatusCode::NOT_FOUND => Removal::Gone,
+            StatusCode::UNPROCESSABLE_ENTITY => {
+                return Ok(Removal::Busy {
+                    message: message(reply.status, &reply.body, &reply.secrets),
+                });
+            }
+            _ => return Err(self.refused(&attempt, &reply)),
+        };
+        self.credential.listings.runners.get(&listing).flight.void();
+        self.purge(&listing).await;
+        Ok(removal)
+    }
+
+    async fn runners(&self, scope: &Scope, freshness: Freshness) -> Result<Arc<Vec<RunnerInfo>>, Error> {
+        let attempt = Attempt::new(CallFamily::ListRunners, format!("list the runners of {scope}"));
+        let path = path::of_runners(scope, &attempt)?;
+        self.list(&path, &attempt, freshness).await
+    }
+}

@@ -1,0 +1,293 @@
+//! The processes of a world: the manager and any number of webhook servers, each with a fault proxy of its own where
+//! that is asked for.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::Mutex;
+
+use crate::{
+    control_plane::{MANAGER, WEBHOOK_SERVER},
+    github::{DEFAULT_TOKEN, HookSpec},
+    process::{ManagerConfig, Process, WebhookServerConfig},
+    proxy::{Balancer, FaultProxy},
+};
+
+use super::{
+    ORGANIZATION, SECRET, World,
+    cluster::{Cluster, grant_replay_lease},
+};
+
+/// The manager, among the components of a world.
+const MANAGER_COMPONENT: &str = "manager";
+/// The first webhook server; the others are called `github-webhook-server-1` and so on.
+const WEBHOOK_COMPONENT: &str = "github-webhook-server";
+
+/// What is started.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) manager: bool,
+    pub(super) webhook_replicas: usize,
+    pub(super) proxied: bool,
+    pub(super) seed: u64,
+    pub(super) manager_flags: Vec<String>,
+    pub(super) webhook_flags: Vec<String>,
+    pub(super) replay: Replay,
+}
+
+/// Whether the webhook servers may ask GitHub about deliveries that they missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Replay {
+    /// They have no login.
+    #[default]
+    NoLogin,
+    /// They have one, but no right to their Lease.
+    NoLease,
+    /// They have both.
+    Allowed,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            manager: true,
+            webhook_replicas: 1,
+            proxied: false,
+            seed: 0,
+            manager_flags: Vec::new(),
+            webhook_flags: Vec::new(),
+            replay: Replay::default(),
+        }
+    }
+}
+
+fn webhook_component(replica: usize) -> String {
+    match replica {
+        0 => WEBHOOK_COMPONENT.to_owned(),
+        _ => format!("{WEBHOOK_COMPONENT}-{replica}"),
+    }
+}
+
+impl World {
+    /// Fails when a process has ended although nobody killed it.
+    pub async fn check_alive(&self) -> Result<()> {
+        if let Some(manager) = self.manager.lock().await.as_mut() {
+            manager.check_alive()?;
+        }
+        for server in &self.webhook_servers {
+            server.lock().await.check_alive()?;
+        }
+        Ok(())
+    }
+
+    /// Kills the manager (SIGKILL).
+    pub async fn kill_manager(&self) -> Result<()> {
+        self.manager
+            .lock()
+            .await
+            .as_mut()
+            .context("there is no manager")?
+            .kill()
+    }
+
+    /// Starts the manager again, killing it first when it runs.
+    pub async fn restart_manager(&self) -> Result<()> {
+        self.manager
+            .lock()
+            .await
+            .as_mut()
+            .context("there is no manager")?
+            .restart()
+            .await
+    }
+
+    /// Kills the (first) webhook server (SIGKILL).
+    pub async fn kill_webhook_server(&self) -> Result<()> {
+        self.kill_webhook_replica(0).await
+    }
+
+    /// Starts the (first) webhook server again, at the same address, killing it first when it runs.
+    pub async fn restart_webhook_server(&self) -> Result<()> {
+        self.restart_webhook_replica(0).await
+    }
+
+    /// Kills one of the webhook servers (SIGKILL).
+    pub async fn kill_webhook_replica(&self, replica: usize) -> Result<()> {
+        self.webhook_replica(replica)?.lock().await.kill()
+    }
+
+    /// Starts one of the webhook servers again, at the same address, killing it first when it runs.
+    pub async fn restart_webhook_replica(&self, replica: usize) -> Result<()> {
+        self.webhook_replica(replica)?.lock().await.restart().await
+    }
+
+    fn webhook_replica(&self, replica: usize) -> Result<&Mutex<Process>> {
+        self.webhook_servers
+            .get(replica)
+            .with_context(|| format!("there is no webhook server {replica}"))
+    }
+
+    pub(super) async fn kill_all(&self) -> Result<()> {
+        if let Some(manager) = self.manager.lock().await.as_mut() {
+            manager.kill()?;
+        }
+        for server in &self.webhook_servers {
+            server.lock().await.kill()?;
+        }
+        Ok(())
+    }
+
+    /// The text of a process's metrics endpoint (`manager`, `github-webhook-server`, `github-webhook-server-1`, …).
+    pub async fn metrics(&self, component: &str) -> Result<String> {
+        let url = self
+            .metrics_urls
+            .get(component)
+            .with_context(|| format!("there is no {component}"))?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .context("could not make an HTTP client")?;
+        let answer = client
+            .get(url)
+            .send()
+            .await
+            .context("the metrics endpoint does not answer")?;
+        answer.text().await.context("the metrics broke off")
+    }
+
+    // ---- calls to the API server
+
+    /// The proxy of a process, in a world that was built with
+    /// [`through_proxy`](super::WorldBuilder::through_proxy).
+    pub fn proxy(&self, component: &str) -> Result<&FaultProxy> {
+        self.proxies
+            .get(component)
+            .with_context(|| format!("there is no proxy of {component}"))
+    }
+
+    /// The manager's proxy.
+    pub fn manager_proxy(&self) -> Result<&FaultProxy> {
+        self.proxy(MANAGER_COMPONENT)
+    }
+
+    /// The proxies of the webhook servers.
+    pub fn webhook_proxies(&self) -> impl Iterator<Item = &FaultProxy> {
+        self.proxies
+            .iter()
+            .filter(|(component, _)| component.starts_with(WEBHOOK_COMPONENT))
+            .map(|(_, proxy)| proxy)
+    }
+
+    /// Writes that each process has made so far, by resource; the lease is left out: it costs the same whether
+    /// there is work or not.
+    pub fn writes(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        self.proxies
+            .iter()
+            .map(|(component, proxy)| {
+                let mut writes = proxy.writes_by_resource();
+                writes.remove("leases");
+                (component.clone(), writes)
+            })
+            .collect()
+    }
+
+    // ---- the start
+
+    pub(super) async fn start_processes(&mut self, settings: Settings) -> Result<()> {
+        let replicas = settings.webhook_replicas.max(1);
+        if settings.proxied {
+            let Cluster::Embedded(plane) = &self.cluster else {
+                bail!("a fault proxy stands before a control plane of ours only");
+            };
+            let components = settings
+                .manager
+                .then(|| MANAGER_COMPONENT.to_owned())
+                .into_iter()
+                .chain((0..replicas).map(webhook_component));
+            for (seed, component) in (settings.seed..).zip(components) {
+                let proxy = FaultProxy::start_seeded(plane, seed).await?;
+                self.proxies.insert(component, proxy);
+            }
+        }
+        let base = self.github.base_url();
+        let mut webhook_flags = settings.webhook_flags;
+        if settings.replay != Replay::NoLogin {
+            webhook_flags.extend([
+                format!("--github-token={DEFAULT_TOKEN}"),
+                format!("--github-url={base}"),
+                format!("--replay-lease-namespace={}", self.ns),
+            ]);
+        }
+        if settings.replay == Replay::Allowed {
+            grant_replay_lease(&self.client, &self.ns).await?;
+        }
+        let manager = if settings.manager {
+            let config = ManagerConfig {
+                kubeconfig: self.kubeconfig_of(MANAGER_COMPONENT, MANAGER)?,
+                github_url: base.clone(),
+                runner_github_url: base,
+                github_token: DEFAULT_TOKEN.to_owned(),
+                namespace: Some(self.ns.clone()),
+                flags: settings.manager_flags,
+            };
+            let made = config.command()?;
+            self.metrics_urls
+                .insert(MANAGER_COMPONENT.to_owned(), made.metrics_url);
+            Some(made.command)
+        } else {
+            None
+        };
+        let mut servers = Vec::new();
+        for replica in 0..replicas {
+            let component = webhook_component(replica);
+            let config = WebhookServerConfig {
+                kubeconfig: self.kubeconfig_of(&component, WEBHOOK_SERVER)?,
+                secret: SECRET.to_owned(),
+                namespace: Some(self.ns.clone()),
+                flags: webhook_flags.clone(),
+            };
+            let mut made = config.command()?;
+            made.command.name.clone_from(&component);
+            self.metrics_urls.insert(component, made.metrics_url);
+            self.webhook_urls.push(made.url);
+            servers.push(made.command);
+        }
+        let start = |command| Process::start(&self.keeper, command);
+        let (manager, servers) = tokio::try_join!(
+            async {
+                match manager {
+                    Some(command) => start(command).await.map(Some),
+                    None => Ok(None),
+                }
+            },
+            futures::future::try_join_all(servers.into_iter().map(start))
+        )?;
+        *self.manager.lock().await = manager;
+        self.webhook_servers = servers.into_iter().map(Mutex::new).collect();
+        self.webhook_url = match self.webhook_urls.as_slice() {
+            [only] => only.clone(),
+            several => {
+                let targets = several.iter().map(|url| address_of(url)).collect::<Result<_>>()?;
+                let balancer = self.balancer.insert(Balancer::start(targets).await?);
+                format!("http://{}/", balancer.address())
+            }
+        };
+        let hook = HookSpec::organization(ORGANIZATION, &self.webhook_url, SECRET);
+        self.hook = Some(self.github.add_hook(hook));
+        Ok(())
+    }
+
+    fn kubeconfig_of(&self, component: &str, user: &str) -> Result<std::path::PathBuf> {
+        match self.proxies.get(component) {
+            Some(proxy) => proxy.kubeconfig(user),
+            None => self.cluster.kubeconfig(user),
+        }
+    }
+}
+
+fn address_of(url: &str) -> Result<SocketAddr> {
+    url.trim_start_matches("http://")
+        .trim_end_matches('/')
+        .parse()
+        .with_context(|| format!("{url} is no address"))
+}
