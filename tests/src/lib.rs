@@ -15,5 +15,6 @@ pub mod keeper;
 pub mod kubelet;
 pub mod process;
 pub mod proxy;
+pub mod scenarios;
 pub mod terminal;
 pub mod world;

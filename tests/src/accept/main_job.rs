@@ -12,11 +12,7 @@ use crate::{
     world::World,
 };
 
-use super::{
-    Item, Verdict,
-    command::{Ran, Runner},
-    traces::Traces,
-};
+use super::{Item, Running, Verdict, command::Ran, item, number, traces::Traces};
 
 /// Jobs of a run.
 const JOBS: u64 = 50;
@@ -31,322 +27,242 @@ const MEMORY: i64 = 64 * 1024;
 /// Growth in a minute that still counts as none: a leak of a hundred bytes a request is three times as much.
 const GROWTH: i64 = 2 * 1024;
 
-/// What an item does.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Check {
-    Format,
-    Clippy,
-    Deny,
-    Purity,
-    Tests,
-    Properties,
-    Caching,
-    Burst,
-    Sequential,
-    ListCalls,
-    Kills,
-    Interrupt,
-    Fuzz,
-    Memory,
-    Traces,
-}
-
-const fn item(name: &'static str, about: &'static str, check: Check) -> Item {
-    Item { name, about, check }
-}
-
 /// The list, in the order in which it is run.
 pub(super) const ITEMS: &[Item] = &[
-    item("format", "cargo fmt --check", Check::Format),
+    item("format", "cargo fmt --check", |running| Box::pin(format(running))),
     item(
         "clippy",
         "clippy on all targets, warnings are errors",
-        Check::Clippy,
+        |running| Box::pin(clippy(running)),
     ),
-    item("deny", "licences, bans, sources", Check::Deny),
+    item("deny", "licences, bans, sources", |running| {
+        Box::pin(deny(running))
+    }),
     item(
         "purity",
         "muster-core has neither a runtime nor a client",
-        Check::Purity,
+        |running| Box::pin(purity(running)),
     ),
-    item("test", "make test is green", Check::Tests),
+    item("test", "make test is green", |running| Box::pin(test(running))),
     item(
         "properties",
         "10,000 event schedules for every property of the core",
-        Check::Properties,
+        |running| Box::pin(properties(running)),
     ),
-    item(
-        "caching",
-        "listings are cached for 60 s at the wire",
-        Check::Caching,
-    ),
-    item("burst", "50 jobs at once", Check::Burst),
-    item("sequential", "50 jobs one after the other", Check::Sequential),
+    item("caching", "listings are cached for 60 s at the wire", |running| {
+        Box::pin(caching(running))
+    }),
+    item("burst", "50 jobs at once", |running| Box::pin(burst(running))),
+    item("sequential", "50 jobs one after the other", |running| {
+        Box::pin(sequential(running))
+    }),
     item(
         "list-calls",
         "as many list calls for 50 runners as for 10",
-        Check::ListCalls,
+        |running| Box::pin(list_calls(running)),
     ),
     item(
         "kills",
         "SIGKILL of both processes at random moments",
-        Check::Kills,
+        |running| Box::pin(kills(running)),
     ),
-    item(
-        "interrupt",
-        "Ctrl-C at any moment leaves nothing",
-        Check::Interrupt,
-    ),
+    item("interrupt", "Ctrl-C at any moment leaves nothing", |running| {
+        Box::pin(interrupt(running))
+    }),
     item(
         "fuzz",
         "no input makes the readers of GitHub's bytes panic",
-        Check::Fuzz,
+        |running| Box::pin(fuzz(running)),
     ),
-    item(
-        "memory",
-        "the webhook server's memory does not grow",
-        Check::Memory,
-    ),
-    item(
-        "traces",
-        "no process and no file is left outside of the build folders",
-        Check::Traces,
-    ),
+    item("memory", "the webhook server's memory does not grow", |running| {
+        Box::pin(memory(running))
+    }),
+    super::TRACES,
 ];
 
-/// Runs one item.
-pub(super) async fn check(check: Check, item: &str, runner: &Runner, before: &Traces) -> Result<Verdict> {
-    let context = Running { item, runner };
-    match check {
-        Check::Format => {
-            context
-                .tool("cargo", &["fmt", "--all", "--check"], "formatted")
-                .await
-        }
-        Check::Clippy => {
-            let args = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-            context.tool("cargo", &args, "no warning").await
-        }
-        Check::Deny => context.make("deny").await,
-        Check::Purity => context.make("purity").await,
-        Check::Tests => context.make("test").await,
-        Check::Properties => context.properties().await,
-        Check::Caching => context.caching().await,
-        Check::Burst => context.burst().await,
-        Check::Sequential => context.sequential().await,
-        Check::ListCalls => {
-            let counted = runner.stop.run_until_cancelled(list_calls()).await;
-            counted.context("told to stop")?
-        }
-        Check::Kills => context.kills().await,
-        Check::Interrupt => context.interrupt().await,
-        Check::Fuzz => context.fuzz().await,
-        Check::Memory => context.memory().await,
-        Check::Traces => {
-            let left = before.left()?;
-            let figure = if left.is_empty() {
-                "nothing".to_owned()
-            } else {
-                left.join("; ")
-            };
-            Ok(Verdict::new(left.is_empty(), format!("left behind: {figure}")))
-        }
-    }
+async fn format(running: &Running<'_>) -> Result<Verdict> {
+    running
+        .tool("cargo", &["fmt", "--all", "--check"], "formatted")
+        .await
 }
 
-struct Running<'a> {
-    item: &'a str,
-    runner: &'a Runner,
+async fn clippy(running: &Running<'_>) -> Result<Verdict> {
+    let args = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    running.tool("cargo", &args, "no warning").await
 }
 
-impl Running<'_> {
-    async fn run(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Ran> {
-        let program = Path::new(program);
-        self.runner.run(self.item, program, args, env, None).await
-    }
+async fn deny(running: &Running<'_>) -> Result<Verdict> {
+    running.make("deny").await
+}
 
-    /// A tool whose exit code says all.
-    async fn tool(&self, program: &str, args: &[&str], good: &str) -> Result<Verdict> {
-        let ran = self.run(program, args, &[]).await?;
-        let figure = if ran.is_success() { good } else { ran.last_line() };
-        Ok(Verdict::new(ran.is_success(), figure))
-    }
+async fn purity(running: &Running<'_>) -> Result<Verdict> {
+    running.make("purity").await
+}
 
-    /// A make target whose last line is the figure.
-    async fn make(&self, target: &str) -> Result<Verdict> {
-        let ran = self.run("make", &[target], &[]).await?;
-        Ok(Verdict::new(ran.is_success(), ran.last_line()))
-    }
+async fn test(running: &Running<'_>) -> Result<Verdict> {
+    running.make("test").await
+}
 
-    async fn properties(&self) -> Result<Verdict> {
-        let args = ["test", "-p", "muster-core"];
-        let ran = self.run("cargo", &args, &[("PROPTEST_CASES", CASES)]).await?;
-        let (properties, fewest) = properties_of(&workspace_dir().join("src").join("core").join("src"))?;
-        let ok = ran.is_success() && fewest.is_none_or(|fewest| fewest >= 10_000) && properties > 0;
-        let cases = fewest.map_or_else(|| CASES.to_owned(), |fewest| fewest.to_string());
-        let passed = ran.tests_passed();
-        Ok(Verdict::new(
-            ok,
-            format!(
-                "{properties} groups of properties with at least {cases} cases each, among {passed} tests that passed"
-            ),
-        ))
-    }
+async fn properties(running: &Running<'_>) -> Result<Verdict> {
+    let args = ["test", "-p", "muster-core"];
+    let ran = running.run("cargo", &args, &[("PROPTEST_CASES", CASES)]).await?;
+    let (properties, fewest) = properties_of(&workspace_dir().join("src").join("core").join("src"))?;
+    let ok = ran.is_success() && fewest.is_none_or(|fewest| fewest >= 10_000) && properties > 0;
+    let cases = fewest.map_or_else(|| CASES.to_owned(), |fewest| fewest.to_string());
+    let passed = ran.tests_passed();
+    Ok(Verdict::new(
+        ok,
+        format!(
+            "{properties} groups of properties with at least {cases} cases each, among {passed} tests that passed"
+        ),
+    ))
+}
 
-    async fn caching(&self) -> Result<Verdict> {
-        let args = ["test", "--workspace", "--test", "wire", "--", "caching::"];
-        let ran = self.run("cargo", &args, &[]).await?;
-        let thirty = "thirty_callers_of_one_scope_within_a_minute_are_one_request ... ok";
-        let passed = ran.tests_passed();
-        Ok(Verdict::new(
-            ran.is_success() && ran.output.contains(thirty),
-            format!("30 runners of one scope: one request a minute; {passed} tests at the wire"),
-        ))
-    }
+async fn caching(running: &Running<'_>) -> Result<Verdict> {
+    let args = ["test", "--workspace", "--test", "wire", "--", "caching::"];
+    let ran = running.run("cargo", &args, &[]).await?;
+    let thirty = "thirty_callers_of_one_scope_within_a_minute_are_one_request ... ok";
+    let passed = ran.tests_passed();
+    Ok(Verdict::new(
+        ran.is_success() && ran.output.contains(thirty),
+        format!("30 runners of one scope: one request a minute; {passed} tests at the wire"),
+    ))
+}
 
-    /// Runs the demo and reads its last line.
-    async fn demo(&self, args: &[&str]) -> Result<(Ran, Value)> {
-        let program = std::env::current_exe()
-            .context("could not find this program's own path")?
-            .with_file_name("demo");
-        let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
-        let ran = self.runner.run(self.item, &program, &args, &[], None).await?;
-        let report = serde_json::from_str(ran.last_line())
-            .with_context(|| format!("the demo's last line is no JSON: {}", ran.last_line()))?;
-        Ok((ran, report))
-    }
+async fn burst(running: &Running<'_>) -> Result<Verdict> {
+    let (ran, report) = running.demo(&["--jobs", "50"]).await?;
+    Ok(judge(&ran, &report, 0))
+}
 
-    async fn burst(&self) -> Result<Verdict> {
-        let (ran, report) = self.demo(&["--jobs", "50"]).await?;
-        Ok(judge(&ran, &report, 0))
-    }
+async fn sequential(running: &Running<'_>) -> Result<Verdict> {
+    let args = ["--jobs", "50", "--sequential", "--job-seconds", "0.2"];
+    let (ran, report) = running.demo(&args).await?;
+    Ok(judge(&ran, &report, 0))
+}
 
-    async fn sequential(&self) -> Result<Verdict> {
-        let args = ["--jobs", "50", "--sequential", "--job-seconds", "0.2"];
-        let (ran, report) = self.demo(&args).await?;
-        Ok(judge(&ran, &report, 0))
+async fn kills(running: &Running<'_>) -> Result<Verdict> {
+    let (mut ok, mut figures) = (true, Vec::new());
+    for seed in ["1", "2", "3"] {
+        // A spare runner may be kept for the scale-down delay; its end is to be seen.
+        let args = [
+            "--jobs",
+            "50",
+            "--job-seconds",
+            "4",
+            "--kill-every",
+            "900",
+            "--scale-down-delay",
+            "10s",
+            "--seed",
+            seed,
+        ];
+        let (ran, report) = running.demo(&args).await?;
+        let kills = number(&report, "/kills");
+        let verdict = judge(&ran, &report, kills);
+        ok &= verdict.ok && kills > 0;
+        let pods = number(&report, "/pods_created");
+        let words = if verdict.ok { "" } else { ", BAD" };
+        figures.push(format!("seed {seed}: {kills} kills, {pods} pods{words}"));
     }
+    Ok(Verdict::new(ok, figures.join("; ")))
+}
 
-    async fn kills(&self) -> Result<Verdict> {
+async fn interrupt(running: &Running<'_>) -> Result<Verdict> {
+    let program = std::env::current_exe()
+        .context("could not find this program's own path")?
+        .with_file_name("demo");
+    let (mut ok, mut figures) = (true, Vec::new());
+    for after in [300, 2_000, 6_000, 9_000] {
+        let before = Traces::now()?;
+        let args = ["--jobs", "200", "--job-seconds", "5", "--max-replicas", "20"];
+        let after = Duration::from_millis(after);
+        let ran = running
+            .runner
+            .run(running.item, &program, &args, &[], Some(after))
+            .await?;
+        let left = before.left()?;
+        ok &= ran.code == Some(130) && left.is_empty();
+        let left = if left.is_empty() {
+            "nothing left".to_owned()
+        } else {
+            left.join(", ")
+        };
+        figures.push(format!(
+            "after {:.1} s: exit {:?} {:.1} s later, {left}",
+            after.as_secs_f32(),
+            ran.code.unwrap_or(-1),
+            ran.took.saturating_sub(after).as_secs_f32()
+        ));
+    }
+    Ok(Verdict::new(ok, figures.join("; ")))
+}
+
+async fn fuzz(running: &Running<'_>) -> Result<Verdict> {
+    let installed = running
+        .run("cargo", &["+nightly", "fuzz", "--version"], &[])
+        .await;
+    if installed.is_ok_and(|ran| ran.is_success()) {
         let (mut ok, mut figures) = (true, Vec::new());
-        for seed in ["1", "2", "3"] {
-            // A spare runner may be kept for the scale-down delay; its end is to be seen.
-            let args = [
-                "--jobs",
-                "50",
-                "--job-seconds",
-                "4",
-                "--kill-every",
-                "900",
-                "--scale-down-delay",
-                "10s",
-                "--seed",
-                seed,
-            ];
-            let (ran, report) = self.demo(&args).await?;
-            let kills = number(&report, "/kills");
-            let verdict = judge(&ran, &report, kills);
-            ok &= verdict.ok && kills > 0;
-            let pods = number(&report, "/pods_created");
-            let words = if verdict.ok { "" } else { ", BAD" };
-            figures.push(format!("seed {seed}: {kills} kills, {pods} pods{words}"));
-        }
-        Ok(Verdict::new(ok, figures.join("; ")))
-    }
-
-    async fn interrupt(&self) -> Result<Verdict> {
-        let program = std::env::current_exe()
-            .context("could not find this program's own path")?
-            .with_file_name("demo");
-        let (mut ok, mut figures) = (true, Vec::new());
-        for after in [300, 2_000, 6_000, 9_000] {
-            let before = Traces::now()?;
-            let args = ["--jobs", "200", "--job-seconds", "5", "--max-replicas", "20"];
-            let after = Duration::from_millis(after);
-            let ran = self
-                .runner
-                .run(self.item, &program, &args, &[], Some(after))
-                .await?;
-            let left = before.left()?;
-            ok &= ran.code == Some(130) && left.is_empty();
-            let left = if left.is_empty() {
-                "nothing left".to_owned()
-            } else {
-                left.join(", ")
-            };
+        for target in ["signature", "payload", "routing"] {
+            let (fuzz, seconds) = (format!("FUZZ={target}"), format!("FUZZ_SECONDS={FUZZ_SECONDS}"));
+            let ran = running.run("make", &["fuzz", &fuzz, &seconds], &[]).await?;
+            ok &= ran.is_success();
+            let runs = ran.output.lines().rev().find_map(|line| {
+                let (runs, _) = line.strip_prefix("Done ")?.split_once(" runs")?;
+                Some(runs.to_owned())
+            });
             figures.push(format!(
-                "after {:.1} s: exit {:?} {:.1} s later, {left}",
-                after.as_secs_f32(),
-                ran.code.unwrap_or(-1),
-                ran.took.saturating_sub(after).as_secs_f32()
+                "{target} {} runs",
+                runs.unwrap_or_else(|| "?".to_owned())
             ));
         }
-        Ok(Verdict::new(ok, figures.join("; ")))
+        return Ok(Verdict::new(ok, format!("cargo-fuzz: {}", figures.join(", "))));
     }
-
-    async fn fuzz(&self) -> Result<Verdict> {
-        let installed = self.run("cargo", &["+nightly", "fuzz", "--version"], &[]).await;
-        if installed.is_ok_and(|ran| ran.is_success()) {
-            let (mut ok, mut figures) = (true, Vec::new());
-            for target in ["signature", "payload", "routing"] {
-                let (fuzz, seconds) = (format!("FUZZ={target}"), format!("FUZZ_SECONDS={FUZZ_SECONDS}"));
-                let ran = self.run("make", &["fuzz", &fuzz, &seconds], &[]).await?;
-                ok &= ran.is_success();
-                let runs = ran.output.lines().rev().find_map(|line| {
-                    let (runs, _) = line.strip_prefix("Done ")?.split_once(" runs")?;
-                    Some(runs.to_owned())
-                });
-                figures.push(format!(
-                    "{target} {} runs",
-                    runs.unwrap_or_else(|| "?".to_owned())
-                ));
-            }
-            return Ok(Verdict::new(ok, format!("cargo-fuzz: {}", figures.join(", "))));
-        }
-        let args = ["test", "--workspace", "--lib", "--", "no_bytes_make_it_panic"];
-        let ran = self.run("cargo", &args, &[("PROPTEST_CASES", INPUTS)]).await?;
-        let passed = ran.tests_passed();
-        Ok(Verdict::new(
-            ran.is_success() && passed > 0,
-            format!("cargo-fuzz is not installed: {passed} property tests with {INPUTS} random inputs each"),
-        ))
-    }
-
-    async fn memory(&self) -> Result<Verdict> {
-        let args = [
-            "build",
-            "--workspace",
-            "--release",
-            "--bin",
-            "github-webhook-server",
-            "--bin",
-            "bench",
-        ];
-        let built = self.run("cargo", &args, &[]).await?;
-        if !built.is_success() {
-            return Ok(Verdict::new(false, built.last_line()));
-        }
-        let program = target_dir().join("release").join("bench");
-        let args = ["webhook", "--memory"];
-        let ran = self.runner.run(self.item, &program, &args, &[], None).await?;
-        let report: Value = serde_json::from_str(ran.last_line()).context("the last line is no JSON")?;
-        let figure = |name: &str| {
-            let figure = report.pointer(&format!("/figures/{name}"));
-            figure.and_then(Value::as_i64).unwrap_or(i64::MAX)
-        };
-        let (highest, slope) = (figure("rss_max_kib"), figure("rss_slope_kib_per_min"));
-        let (requests, bad) = (figure("requests"), figure("unexpected"));
-        let ok = ran.is_success() && highest <= MEMORY && slope <= GROWTH && bad == 0;
-        Ok(Verdict::new(
-            ok,
-            format!(
-                "{requests} deliveries, {bad} not 2xx; RSS {} KiB idle, {highest} KiB at most, {slope} KiB/min",
-                figure("rss_first_kib")
-            ),
-        ))
-    }
+    let args = ["test", "--workspace", "--lib", "--", "no_bytes_make_it_panic"];
+    let ran = running.run("cargo", &args, &[("PROPTEST_CASES", INPUTS)]).await?;
+    let passed = ran.tests_passed();
+    Ok(Verdict::new(
+        ran.is_success() && passed > 0,
+        format!("cargo-fuzz is not installed: {passed} property tests with {INPUTS} random inputs each"),
+    ))
 }
 
+async fn memory(running: &Running<'_>) -> Result<Verdict> {
+    let args = [
+        "build",
+        "--workspace",
+        "--release",
+        "--bin",
+        "github-webhook-server",
+        "--bin",
+        "bench",
+    ];
+    let built = running.run("cargo", &args, &[]).await?;
+    if !built.is_success() {
+        return Ok(Verdict::new(false, built.last_line()));
+    }
+    let program = target_dir().join("release").join("bench");
+    let args = ["webhook", "--memory"];
+    let ran = running
+        .runner
+        .run(running.item, &program, &args, &[], None)
+        .await?;
+    let report: Value = serde_json::from_str(ran.last_line()).context("the last line is no JSON")?;
+    let figure = |name: &str| {
+        let figure = report.pointer(&format!("/figures/{name}"));
+        figure.and_then(Value::as_i64).unwrap_or(i64::MAX)
+    };
+    let (highest, slope) = (figure("rss_max_kib"), figure("rss_slope_kib_per_min"));
+    let (requests, bad) = (figure("requests"), figure("unexpected"));
+    let ok = ran.is_success() && highest <= MEMORY && slope <= GROWTH && bad == 0;
+    Ok(Verdict::new(
+        ok,
+        format!(
+            "{requests} deliveries, {bad} not 2xx; RSS {} KiB idle, {highest} KiB at most, {slope} KiB/min",
+            figure("rss_first_kib")
+        ),
+    ))
+}
 /// Whether a demo did what it must, with at most so many pods more than jobs.
 fn judge(ran: &Ran, report: &Value, spare: u64) -> Verdict {
     let get = |name: &str| number(report, name);
@@ -379,14 +295,6 @@ fn judge(ran: &Ran, report: &Value, spare: u64) -> Verdict {
     )
 }
 
-/// A number of a report; a missing one is as bad as it gets.
-fn number(report: &Value, pointer: &str) -> u64 {
-    report
-        .pointer(pointer)
-        .and_then(Value::as_u64)
-        .unwrap_or(u64::MAX)
-}
-
 /// How many groups of property tests a folder has, and the lowest number of cases that one of them sets itself.
 fn properties_of(folder: &Path) -> Result<(usize, Option<u32>)> {
     let (mut groups, mut fewest) = (0, None);
@@ -417,8 +325,12 @@ fn properties_of(folder: &Path) -> Result<(usize, Option<u32>)> {
     Ok((groups, fewest))
 }
 
+async fn list_calls(running: &Running<'_>) -> Result<Verdict> {
+    running.scenario(count_list_calls()).await
+}
+
 /// Idle runners, first few, then many: how often is their scope listed in any minute?
-async fn list_calls() -> Result<Verdict> {
+async fn count_list_calls() -> Result<Verdict> {
     let plane = Arc::new(ControlPlane::start().await?);
     let mut figures = Vec::new();
     let mut most = Vec::new();

@@ -2,24 +2,38 @@
 //! its figure). `make accept SUITE=main-job` runs one; a clean clone is enough.
 
 mod command;
+mod intake;
 mod main_job;
+mod runner_life;
+mod runnerset;
 mod traces;
 
-use std::{fs, time::Instant};
+use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use futures::future::BoxFuture;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{keeper::target_dir, terminal::Terminal};
 
-use self::{command::Runner, traces::Traces};
+use self::{
+    command::{Ran, Runner},
+    traces::Traces,
+};
 
 /// A list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Suite {
     /// The main job, end to end: webhook, runners, jobs, nothing left.
     MainJob,
+    /// Webhook intake: every event, durable, several replicas, nothing missed that matters.
+    Intake,
+    /// A runner's whole life: busy ones never killed, faults healed, credentials, take-over.
+    RunnerLife,
+    /// RunnerSets: the same promises with StatefulSets and volumes.
+    Runnerset,
 }
 
 /// The command line.
@@ -51,8 +65,23 @@ pub struct Options {
 struct Item {
     name: &'static str,
     about: &'static str,
-    check: main_job::Check,
+    check: Check,
 }
+
+/// How an item is checked. An error is a FAIL, too.
+type Check = for<'a> fn(&'a Running<'a>) -> BoxFuture<'a, Result<Verdict>>;
+
+/// A line of a list.
+const fn item(name: &'static str, about: &'static str, check: Check) -> Item {
+    Item { name, about, check }
+}
+
+/// The last item of every list.
+const TRACES: Item = item(
+    "traces",
+    "no process and no file is left outside of the build folders",
+    |running| Box::pin(traces(running)),
+);
 
 /// What came out of a check.
 #[derive(Clone, Debug)]
@@ -70,10 +99,79 @@ impl Verdict {
     }
 }
 
+/// What a check works with.
+struct Running<'a> {
+    /// The item's name; its log has it too.
+    item: &'a str,
+    runner: &'a Runner,
+    /// What was there before the list began.
+    before: &'a Traces,
+}
+
+impl Running<'_> {
+    /// A program, in the workspace.
+    async fn run(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Ran> {
+        let program = Path::new(program);
+        self.runner.run(self.item, program, args, env, None).await
+    }
+
+    /// A tool whose exit code says all.
+    async fn tool(&self, program: &str, args: &[&str], good: &str) -> Result<Verdict> {
+        let ran = self.run(program, args, &[]).await?;
+        let figure = if ran.is_success() { good } else { ran.last_line() };
+        Ok(Verdict::new(ran.is_success(), figure))
+    }
+
+    /// A make target whose last line is the figure.
+    async fn make(&self, target: &str) -> Result<Verdict> {
+        let ran = self.run("make", &[target], &[]).await?;
+        Ok(Verdict::new(ran.is_success(), ran.last_line()))
+    }
+
+    /// A scenario of [`crate::scenarios`], in this process; it ends when the list is interrupted.
+    async fn scenario<T>(&self, scenario: impl Future<Output = Result<T>>) -> Result<T> {
+        let ended = self.runner.stop.run_until_cancelled(scenario).await;
+        ended.context("told to stop")?
+    }
+
+    /// Runs the demo and reads its last line.
+    async fn demo(&self, args: &[&str]) -> Result<(Ran, Value)> {
+        let program = std::env::current_exe()
+            .context("could not find this program's own path")?
+            .with_file_name("demo");
+        let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
+        let ran = self.runner.run(self.item, &program, &args, &[], None).await?;
+        let report = serde_json::from_str(ran.last_line())
+            .with_context(|| format!("the demo's last line is no JSON: {}", ran.last_line()))?;
+        Ok((ran, report))
+    }
+}
+
+/// A number of a report; a missing one is as bad as it gets.
+fn number(report: &Value, pointer: &str) -> u64 {
+    report
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .unwrap_or(u64::MAX)
+}
+
+async fn traces(running: &Running<'_>) -> Result<Verdict> {
+    let left = running.before.left()?;
+    let figure = if left.is_empty() {
+        "nothing".to_owned()
+    } else {
+        left.join("; ")
+    };
+    Ok(Verdict::new(left.is_empty(), format!("left behind: {figure}")))
+}
+
 /// Runs the list. Answers whether all items are ok; `None` when it was told to stop.
 pub async fn run(options: &Options, terminal: Terminal, stop: &CancellationToken) -> Result<Option<bool>> {
     let items = match options.suite.unwrap_or(options.list) {
         Suite::MainJob => main_job::ITEMS,
+        Suite::Intake => intake::ITEMS,
+        Suite::RunnerLife => runner_life::ITEMS,
+        Suite::Runnerset => runnerset::ITEMS,
     };
     if options.items {
         for item in items {
@@ -109,7 +207,12 @@ pub async fn run(options: &Options, terminal: Terminal, stop: &CancellationToken
             Instant::now(),
             terminal.step(format!("{}: {}", item.name, item.about)),
         );
-        let checked = main_job::check(item.check, item.name, &runner, &before).await;
+        let running = Running {
+            item: item.name,
+            runner: &runner,
+            before: &before,
+        };
+        let checked = (item.check)(&running).await;
         drop(step);
         if stop.is_cancelled() {
             return Ok(None);

@@ -1,0 +1,6 @@
+//! The list of RunnerSets.
+
+use super::Item;
+
+/// The list, in the order in which it is run.
+pub(super) const ITEMS: &[Item] = &[super::TRACES];
