@@ -12,7 +12,7 @@ use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -68,8 +68,8 @@ struct Item {
     check: Check,
 }
 
-/// How an item is checked. An error is a FAIL, too.
-type Check = for<'a> fn(&'a Running<'a>) -> BoxFuture<'a, Result<Verdict>>;
+/// How an item is checked, on the thread that runs the list. An error is a FAIL, too.
+type Check = for<'a> fn(&'a Running<'a>) -> LocalBoxFuture<'a, Result<Verdict>>;
 
 /// A line of a list.
 const fn item(name: &'static str, about: &'static str, check: Check) -> Item {
