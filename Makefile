@@ -45,7 +45,7 @@ lint: need-rust need-cc ## Formatting and clippy, warnings are errors
 
 .PHONY: doc
 doc: need-rust need-cc ## The API documentation, warnings are errors
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items $(LOCKED)
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --document-private-items $(LOCKED)
 
 .PHONY: crds
 crds: need-rust ## Write crds/*.yaml from the Rust types

@@ -1,6 +1,6 @@
 //! The admission webhooks (spec 01 §11, 02 §14): reviews over TLS, on every replica.
 //!
-//! [`muster_core::admission`] decides; here reviews are read and answered ([`review`]), tokens fetched ([`hooks`]), and the certificate
+//! [`muster_core::admission`] decides; here reviews are read and answered ([`mod@review`]), tokens fetched ([`hooks`]), and the certificate
 //! found or made ([`serving`], [`self_signed`]).
 
 mod hooks;
