@@ -4,6 +4,7 @@
 
 mod cluster;
 mod look;
+mod pools;
 mod processes;
 mod tear_down;
 
@@ -42,6 +43,7 @@ use self::{
 pub use self::{
     cluster::{ensure_rights, wait_until_allowed},
     look::{Leftovers, is_live_reservation},
+    pools::{CACHE, Kind, Pool, PoolState},
 };
 
 /// The organization that every world's runners and jobs belong to.
@@ -59,6 +61,7 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct WorldBuilder {
     name: String,
+    kind: Kind,
     cluster: Option<Cluster>,
     github: FakeGitHubOptions,
     sim: SimOptions,
@@ -67,6 +70,13 @@ pub struct WorldBuilder {
 }
 
 impl WorldBuilder {
+    /// Says what keeps the runners of the world's pools.
+    #[must_use]
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
     /// Uses this control plane instead of the one that all tests of the run share.
     #[must_use]
     pub fn on(mut self, plane: Arc<ControlPlane>) -> Self {
@@ -142,6 +152,15 @@ impl WorldBuilder {
         self
     }
 
+    /// Starts a second manager and leader election between the two, see [`World::managers`].
+    #[must_use]
+    pub fn standby_manager(mut self) -> Self {
+        if let Some(settings) = &mut self.processes {
+            settings.standby = true;
+        }
+        self
+    }
+
     /// Starts so many webhook servers (one at least) behind a balancer, which is where webhooks go then.
     #[must_use]
     pub fn webhook_replicas(mut self, replicas: usize) -> Self {
@@ -189,7 +208,9 @@ impl WorldBuilder {
         let kubelet = SimKubelet::start(client.clone(), self.sim)?;
         let keeper = Arc::new(Keeper::new(&format!("world-{}", self.name))?);
         let mut world = World {
+            kind: self.kind,
             manager: Mutex::new(None),
+            standby: Mutex::new(None),
             webhook_servers: Vec::new(),
             webhook_url: String::new(),
             webhook_urls: Vec::new(),
@@ -223,8 +244,12 @@ impl WorldBuilder {
 
 /// A running world. Dropping it kills its processes.
 pub struct World {
+    /// What keeps the runners of its pools.
+    pub kind: Kind,
     /// The manager; `None` in a world without processes.
     pub manager: Mutex<Option<Process>>,
+    /// The second manager, in a world with a [`standby`](WorldBuilder::standby_manager).
+    pub standby: Mutex<Option<Process>>,
     /// The webhook servers; none in a world without processes.
     pub webhook_servers: Vec<Mutex<Process>>,
     /// Where webhooks go: the webhook server, or the balancer before several.
@@ -262,6 +287,7 @@ impl World {
     pub fn builder(name: &str) -> WorldBuilder {
         WorldBuilder {
             name: name.to_owned(),
+            kind: Kind::default(),
             cluster: None,
             github: FakeGitHubOptions {
                 resend_until_2xx: true,
@@ -336,18 +362,18 @@ impl World {
         self.object("RunnerDeployment", name, &spec).await
     }
 
-    /// Applies a `HorizontalRunnerAutoscaler` between 0 and 100 runners, scaled by `workflow_job` events; `change`
-    /// may alter it.
+    /// Applies a `HorizontalRunnerAutoscaler` of a pool of the world's kind, between 0 and 100 runners, scaled by
+    /// `workflow_job` events; `change` may alter it.
     pub async fn autoscaler(
         &self,
         name: &str,
-        deployment: &str,
+        pool: &str,
         change: impl FnOnce(&mut HorizontalRunnerAutoscalerSpec),
     ) -> Result<()> {
         let mut spec = HorizontalRunnerAutoscalerSpec {
             scale_target_ref: Some(ScaleTargetRef {
-                kind: Some("RunnerDeployment".to_owned()),
-                name: Some(deployment.to_owned()),
+                kind: Some(self.kind.name().to_owned()),
+                name: Some(pool.to_owned()),
             }),
             min_replicas: Some(0),
             max_replicas: Some(100),
