@@ -16,6 +16,7 @@ use muster_core::routing::{
     self, AutoscalerId, AutoscalerInput, AutoscalerView, EventFacts, JobFacts, Routing, TargetKeys,
     Triggered, Visibility, route_event, route_in,
 };
+use muster_core::target::{TargetId, TargetKind};
 use muster_crds::legacy::{
     HorizontalRunnerAutoscaler, RunnerDeployment, RunnerSet, ScaleTargetRef, ScaleUpTrigger,
 };
@@ -26,38 +27,6 @@ use crate::objects::{AutoscalerSpec, DeploymentSpec, TargetSpec, Watched};
 
 /// An autoscaler as watched.
 pub type WatchedAutoscaler = Watched<HorizontalRunnerAutoscaler>;
-
-/// The two kinds that an autoscaler can scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum TargetKind {
-    Deployment,
-    Set,
-}
-
-/// What an autoscaler refers to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct TargetId {
-    kind: TargetKind,
-    namespace: String,
-    name: String,
-}
-
-impl TargetId {
-    fn of(namespace: &str, reference: Option<&ScaleTargetRef>) -> Option<Self> {
-        let reference = reference?;
-        let name = reference.name.clone().filter(|name| !name.is_empty())?;
-        let kind = match reference.kind.as_deref().unwrap_or_default() {
-            "" | "RunnerDeployment" => TargetKind::Deployment,
-            "RunnerSet" => TargetKind::Set,
-            _ => return None,
-        };
-        Some(Self {
-            kind,
-            namespace: namespace.to_owned(),
-            name,
-        })
-    }
-}
 
 /// Facts of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -567,11 +536,7 @@ impl Watching for RunnerDeployment {
     }
 
     fn forget(index: &Index, namespace: &str, name: &str) {
-        index.remove_target(&TargetId {
-            kind: TargetKind::Deployment,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        });
+        index.remove_target(&TargetId::new(TargetKind::Deployment, namespace, name));
     }
 
     fn known(index: &Index) -> Vec<(String, String)> {
@@ -585,11 +550,7 @@ impl Watching for RunnerSet {
     }
 
     fn forget(index: &Index, namespace: &str, name: &str) {
-        index.remove_target(&TargetId {
-            kind: TargetKind::Set,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        });
+        index.remove_target(&TargetId::new(TargetKind::Set, namespace, name));
     }
 
     fn known(index: &Index) -> Vec<(String, String)> {

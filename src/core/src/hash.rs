@@ -3,8 +3,11 @@
 //! Upstream hashes a Go-specific memory dump, which cannot be reproduced (spec 02 §6.3, Q8). We hash canonical JSON instead, and decide whether two
 //! templates differ by comparing them structurally, so that an owner written by upstream keeps its hash label as long as its template is the same.
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+use crate::quantity;
 
 const FNV_OFFSET: u32 = 0x811c_9dc5;
 const FNV_PRIME: u32 = 0x0100_0193;
@@ -33,6 +36,95 @@ pub fn canonical(value: &Value) -> Value {
         Value::Array(items) => Value::Array(items.iter().map(canonical).collect()),
         other => other.clone(),
     }
+}
+
+/// What the API server fills into a pod's spec where nothing stands, as far as runners use it. Taking it out makes what was stored and what was asked for comparable.
+const DEFAULTS: [(&str, &str); 16] = [
+    ("apiVersion", "v1"),
+    ("defaultMode", "420"),
+    ("dnsPolicy", "ClusterFirst"),
+    ("enableServiceLinks", "true"),
+    ("failureThreshold", "3"),
+    ("periodSeconds", "10"),
+    ("protocol", "TCP"),
+    ("restartPolicy", "Always"),
+    ("schedulerName", "default-scheduler"),
+    ("scheme", "HTTP"),
+    ("successThreshold", "1"),
+    ("terminationGracePeriodSeconds", "30"),
+    ("terminationMessagePath", "/dev/termination-log"),
+    ("terminationMessagePolicy", "File"),
+    ("timeoutSeconds", "1"),
+    ("volumeMode", "Filesystem"),
+];
+/// Maps of quantities; the API server stores another notation than it was given.
+const QUANTITY_MAPS: [&str; 2] = ["limits", "requests"];
+
+/// [`canonical`] JSON of a pod's spec, without what the API server fills in and with quantities by value: the same for a spec that was stored and for one that was not.
+pub fn without_defaults(spec: &Value) -> Value {
+    canonical(&strip(&canonical(spec)))
+}
+
+fn strip(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map
+                .iter()
+                .filter(|(key, value)| !is_default(key, value, map))
+                .map(|(key, value)| match value {
+                    Value::Object(quantities) if QUANTITY_MAPS.contains(&key.as_str()) => {
+                        let by_value = quantities
+                            .iter()
+                            .map(|(name, text)| (name.clone(), quantity(text)));
+                        (key.clone(), Value::Object(by_value.collect()))
+                    }
+                    value if key == "sizeLimit" => (key.clone(), quantity(value)),
+                    value => (key.clone(), strip(value)),
+                });
+            Value::Object(kept.collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(strip).collect()),
+        other => other.clone(),
+    }
+}
+
+fn is_default(key: &str, value: &Value, object: &Map<String, Value>) -> bool {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(_) | Value::Bool(_) => value.to_string(),
+        _ => return false,
+    };
+    match key {
+        // The older name of `serviceAccountName`, kept in step with it.
+        "serviceAccount" => true,
+        "imagePullPolicy" => {
+            let image = object.get("image").and_then(Value::as_str).unwrap_or_default();
+            text == default_pull_policy(image)
+        }
+        _ => DEFAULTS
+            .iter()
+            .any(|(name, default)| *name == key && *default == text),
+    }
+}
+
+/// `Always` for an image without a tag or with `latest`, as the API server decides.
+fn default_pull_policy(image: &str) -> &'static str {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains('@') {
+        return "IfNotPresent";
+    }
+    match last.split_once(':') {
+        None | Some((_, "latest")) => "Always",
+        Some(_) => "IfNotPresent",
+    }
+}
+
+fn quantity(value: &Value) -> Value {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    quantity::milli(&Quantity(text)).map_or_else(|| value.clone(), |milli| Value::String(format!("{milli}m")))
 }
 
 /// FNV-1a (32 bits) of the canonical JSON of `value`, safe-encoded: the value of label `runner-template-hash`. Matches `^[4-9bcdf]{1,10}$`.

@@ -8,5 +8,7 @@ pub mod autoscale;
 pub mod go;
 pub mod hash;
 pub mod pods;
+pub mod quantity;
 pub mod routing;
 pub mod scope;
+pub mod target;

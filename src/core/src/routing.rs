@@ -27,6 +27,7 @@ use muster_crds::legacy::{ScaleTargetRef, ScaleUpTrigger};
 
 use crate::autoscale::reservation::{DEFAULT_DURATION, JobKey};
 use crate::go::parse_duration;
+use crate::target::TargetKind;
 
 /// Namespace and name of an autoscaler.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -190,7 +191,7 @@ impl AutoscalerView {
                 Some(NotConsidered::NotWorkflowJob)
             }
             (_, None, _) => Some(NotConsidered::NoTarget),
-            _ if !matches!(kind, "" | "RunnerDeployment" | "RunnerSet") => {
+            _ if TargetKind::of(Some(kind)).is_none() => {
                 Some(NotConsidered::UnsupportedKind(kind.to_owned()))
             }
             (_, Some(name), None) => Some(NotConsidered::TargetMissing(name.clone())),
@@ -198,7 +199,7 @@ impl AutoscalerView {
         };
         let is_available = !input.is_deleting
             && input.target.is_some()
-            && matches!(kind, "" | "RunnerDeployment" | "RunnerSet");
+            && TargetKind::of(Some(kind)).is_some();
         let duration = match input.triggers {
             [trigger] => trigger
                 .duration
