@@ -89,6 +89,8 @@ pub struct CallCount {
     pub not_modified: u64,
     /// Answered 4xx, faults included.
     pub client_error: u64,
+    /// Of those, answered 422: the removal of a busy runner.
+    pub refused: u64,
     /// Answered 5xx, faults included.
     pub server_error: u64,
     /// Cut off without an answer.
@@ -110,7 +112,10 @@ impl Counters {
         match status {
             None => count.reset += 1,
             Some(304) => count.not_modified += 1,
-            Some(400..=499) => count.client_error += 1,
+            Some(status @ 400..=499) => {
+                count.client_error += 1;
+                count.refused += u64::from(status == 422);
+            }
             Some(500..) => count.server_error += 1,
             Some(_) => count.full += 1,
         }

@@ -155,8 +155,10 @@ impl World {
                 pod.annotations()
             )?;
         }
-        if let Some(manager) = self.manager.lock().await.as_ref() {
-            write_log(text, manager)?;
+        for manager in self.managers() {
+            if let Some(manager) = manager.lock().await.as_ref() {
+                write_log(text, manager)?;
+            }
         }
         for server in &self.webhook_servers {
             write_log(text, &*server.lock().await)?;

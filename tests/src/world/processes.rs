@@ -15,11 +15,16 @@ use crate::{
 
 use super::{
     ORGANIZATION, SECRET, World,
+    admission::Certificate,
     cluster::{Cluster, grant_replay_lease},
 };
 
 /// The manager, among the components of a world.
 const MANAGER_COMPONENT: &str = "manager";
+/// The second manager, among the components of a world that has one.
+const STANDBY_COMPONENT: &str = "manager-1";
+/// The Lease that two managers of a world take turns with.
+const LEASE: &str = "muster-manager";
 /// The first webhook server; the others are called `github-webhook-server-1` and so on.
 const WEBHOOK_COMPONENT: &str = "github-webhook-server";
 
@@ -27,6 +32,9 @@ const WEBHOOK_COMPONENT: &str = "github-webhook-server";
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) manager: bool,
+    pub(super) standby: bool,
+    pub(super) admission: bool,
+    pub(super) cluster_wide: bool,
     pub(super) webhook_replicas: usize,
     pub(super) proxied: bool,
     pub(super) seed: u64,
@@ -51,6 +59,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             manager: true,
+            standby: false,
+            admission: false,
+            cluster_wide: false,
             webhook_replicas: 1,
             proxied: false,
             seed: 0,
@@ -71,8 +82,10 @@ fn webhook_component(replica: usize) -> String {
 impl World {
     /// Fails when a process has ended although nobody killed it.
     pub async fn check_alive(&self) -> Result<()> {
-        if let Some(manager) = self.manager.lock().await.as_mut() {
-            manager.check_alive()?;
+        for manager in self.managers() {
+            if let Some(manager) = manager.lock().await.as_mut() {
+                manager.check_alive()?;
+            }
         }
         for server in &self.webhook_servers {
             server.lock().await.check_alive()?;
@@ -99,6 +112,32 @@ impl World {
             .context("there is no manager")?
             .restart()
             .await
+    }
+
+    /// The two managers of a world with a standby, in the order in which they were started first.
+    pub fn managers(&self) -> [&Mutex<Option<Process>>; 2] {
+        [&self.manager, &self.standby]
+    }
+
+    /// Whether that one of [`managers`](Self::managers) says that it leads. It must be able to answer.
+    pub async fn leads(&self, manager: usize) -> Result<bool> {
+        let component = if manager == 0 {
+            MANAGER_COMPONENT
+        } else {
+            STANDBY_COMPONENT
+        };
+        let line = format!("leader_election_master_status{{name=\"{LEASE}\"}} 1");
+        Ok(self.metrics(component).await?.contains(&line))
+    }
+
+    /// Which of [`managers`](Self::managers) leads; `None` while neither does.
+    pub async fn leader(&self) -> Result<Option<usize>> {
+        for manager in 0..2 {
+            if self.leads(manager).await? {
+                return Ok(Some(manager));
+            }
+        }
+        Ok(None)
     }
 
     /// Kills the (first) webhook server (SIGKILL).
@@ -128,8 +167,10 @@ impl World {
     }
 
     pub(super) async fn kill_all(&self) -> Result<()> {
-        if let Some(manager) = self.manager.lock().await.as_mut() {
-            manager.kill()?;
+        for manager in self.managers() {
+            if let Some(manager) = manager.lock().await.as_mut() {
+                manager.kill()?;
+            }
         }
         for server in &self.webhook_servers {
             server.lock().await.kill()?;
@@ -209,6 +250,7 @@ impl World {
                 self.proxies.insert(component, proxy);
             }
         }
+        let namespace = (!settings.cluster_wide).then(|| self.ns.clone());
         let base = self.github.base_url();
         let mut webhook_flags = settings.webhook_flags;
         if settings.replay != Replay::NoLogin {
@@ -221,29 +263,53 @@ impl World {
         if settings.replay == Replay::Allowed {
             grant_replay_lease(&self.client, &self.ns).await?;
         }
-        let manager = if settings.manager {
+        let mut manager_flags = settings.manager_flags;
+        if settings.standby {
+            manager_flags.extend([
+                "--enable-leader-election".to_owned(),
+                format!("--leader-election-id={LEASE}"),
+            ]);
+        }
+        let (mut manager, mut standby) = (None, None);
+        let mut admission = None;
+        if settings.manager {
             let config = ManagerConfig {
                 kubeconfig: self.kubeconfig_of(MANAGER_COMPONENT, MANAGER)?,
                 github_url: base.clone(),
                 runner_github_url: base,
                 github_token: DEFAULT_TOKEN.to_owned(),
-                namespace: Some(self.ns.clone()),
-                flags: settings.manager_flags,
+                namespace: namespace.clone(),
+                flags: manager_flags,
             };
-            let made = config.command()?;
-            self.metrics_urls
-                .insert(MANAGER_COMPONENT.to_owned(), made.metrics_url);
-            Some(made.command)
-        } else {
-            None
-        };
+            let replicas = [
+                (MANAGER_COMPONENT, &mut manager),
+                (STANDBY_COMPONENT, &mut standby),
+            ];
+            for (component, slot) in replicas.into_iter().take(1 + usize::from(settings.standby)) {
+                let mut made = config.command()?;
+                component.clone_into(&mut made.command.name);
+                made.command
+                    .env
+                    .insert("POD_NAMESPACE".to_owned(), self.ns.clone());
+                if settings.admission {
+                    let (certificate, _) = match &admission {
+                        Some(made) => made,
+                        None => admission.insert((Certificate::make(self.dir())?, made.webhook_port)),
+                    };
+                    let tmp = certificate.tmp.display().to_string();
+                    made.command.env.insert("TMPDIR".to_owned(), tmp);
+                }
+                self.metrics_urls.insert(component.to_owned(), made.metrics_url);
+                *slot = Some(made.command);
+            }
+        }
         let mut servers = Vec::new();
         for replica in 0..replicas {
             let component = webhook_component(replica);
             let config = WebhookServerConfig {
                 kubeconfig: self.kubeconfig_of(&component, WEBHOOK_SERVER)?,
                 secret: SECRET.to_owned(),
-                namespace: Some(self.ns.clone()),
+                namespace: namespace.clone(),
                 flags: webhook_flags.clone(),
             };
             let mut made = config.command()?;
@@ -253,16 +319,17 @@ impl World {
             servers.push(made.command);
         }
         let start = |command| Process::start(&self.keeper, command);
-        let (manager, servers) = tokio::try_join!(
-            async {
-                match manager {
-                    Some(command) => start(command).await.map(Some),
-                    None => Ok(None),
-                }
-            },
+        let start_some = async |command| match command {
+            Some(command) => start(command).await.map(Some),
+            None => Ok(None),
+        };
+        let (manager, standby, servers) = tokio::try_join!(
+            start_some(manager),
+            start_some(standby),
             futures::future::try_join_all(servers.into_iter().map(start))
         )?;
         *self.manager.lock().await = manager;
+        *self.standby.lock().await = standby;
         self.webhook_servers = servers.into_iter().map(Mutex::new).collect();
         self.webhook_url = match self.webhook_urls.as_slice() {
             [only] => only.clone(),
@@ -274,7 +341,10 @@ impl World {
         };
         let hook = HookSpec::organization(ORGANIZATION, &self.webhook_url, SECRET);
         self.hook = Some(self.github.add_hook(hook));
-        Ok(())
+        match admission {
+            Some((certificate, port)) => self.admit(&certificate, port).await,
+            None => Ok(()),
+        }
     }
 
     fn kubeconfig_of(&self, component: &str, user: &str) -> Result<std::path::PathBuf> {
