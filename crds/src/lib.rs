@@ -12,5 +12,6 @@
 
 pub mod keys;
 pub mod legacy;
+pub mod local_time;
 pub mod schema;
 pub mod time;

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::GitHubApiCredentialsFrom;
-use crate::time::MicroTime;
+use crate::{local_time::LocalTime, time::MicroTime};
 
 /// Specification of an autoscaler.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -198,18 +198,25 @@ pub struct CapacityReservation {
     pub effective_time: Option<MicroTime>,
 }
 
-/// A time, once or recurring, with another minReplicas.
+/// A time, once or recurring, with other bounds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScheduledOverride {
-    /// Start of the first occurrence.
-    pub start_time: Time,
+    /// Start of the first occurrence. Recurrences follow the clock of the offset that is written here.
+    pub start_time: LocalTime,
     /// End of the first occurrence, itself outside it.
-    pub end_time: Time,
+    pub end_time: LocalTime,
     /// Fewest runners meanwhile. Unchanged when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minimum" = 0))]
     pub min_replicas: Option<i64>,
+    /// Most runners meanwhile. Unchanged when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 0))]
+    pub max_replicas: Option<i64>,
+    /// Time zone whose clock recurrences follow, for example Europe/Berlin. The offset of startTime when absent, which knows no summer time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
     /// How it recurs. Once when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recurrence_rule: Option<RecurrenceRule>,
@@ -225,7 +232,7 @@ pub struct RecurrenceRule {
     pub frequency: Option<String>,
     /// Last time at which an occurrence may start. For ever when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until_time: Option<Time>,
+    pub until_time: Option<LocalTime>,
 }
 
 /// Observed state of an autoscaler.

@@ -289,8 +289,8 @@ fn times_are_read_in_lower_case_and_with_offsets() {
     assert_eq!(
         scheduled
             .end_time
-            .0
-            .duration_since(scheduled.start_time.0)
+            .at
+            .duration_since(scheduled.start_time.at)
             .as_hours(),
         24
     );

@@ -500,8 +500,14 @@ fn enums_and_bounds_are_in_three_fields_of_the_autoscaler_only() {
         ])
     );
     let minimum = having(kind, "minimum");
-    assert_eq!(paths(&minimum), ["spec.scheduledOverrides[].minReplicas"]);
-    assert_eq!(minimum.values().next().and_then(Value::as_f64), Some(0.0));
+    assert_eq!(
+        paths(&minimum),
+        [
+            "spec.scheduledOverrides[].maxReplicas",
+            "spec.scheduledOverrides[].minReplicas"
+        ]
+    );
+    assert!(minimum.values().all(|least| least.as_f64() == Some(0.0)));
 }
 
 #[test]
@@ -571,6 +577,7 @@ fn integers_state_a_width_only_where_users_know_one() {
                 ("spec.minReplicas", none.clone()),
                 ("spec.scaleDownDelaySecondsAfterScaleOut", none.clone()),
                 ("spec.scaleUpTriggers[].amount", none.clone()),
+                ("spec.scheduledOverrides[].maxReplicas", none.clone()),
                 ("spec.scheduledOverrides[].minReplicas", none.clone()),
                 ("status.cacheEntries[].value", none.clone()),
                 ("status.desiredReplicas", none.clone()),

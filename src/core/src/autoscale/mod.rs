@@ -3,6 +3,7 @@
 pub mod desired;
 pub mod recovery;
 pub mod reservation;
+pub mod schedule;
 
 #[cfg(test)]
 mod model_tests;

@@ -1,0 +1,95 @@
+//! Points in time that keep the offset they were written with: what "at eight in the evening" means depends on it.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use jiff::{Timestamp, fmt::temporal::Pieces, tz::Offset};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// An instant and the offset from UTC that its writer had in mind.
+///
+/// Read from any RFC 3339 text, written back with the same offset, so that a recurrence can follow the writer's clock (spec 01 §14.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalTime {
+    /// The instant.
+    pub at: Timestamp,
+    /// The offset from UTC as written; `Z` is zero.
+    pub offset: Offset,
+}
+
+impl FromStr for LocalTime {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let at = text.parse()?;
+        let offset = Pieces::parse(text)?.to_numeric_offset().unwrap_or(Offset::UTC);
+        Ok(Self { at, offset })
+    }
+}
+
+impl fmt::Display for LocalTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.offset.is_zero() {
+            self.at.fmt(f)
+        } else {
+            self.at.display_with_offset(self.offset).fmt(f)
+        }
+    }
+}
+
+impl Serialize for LocalTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for LocalTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for LocalTime {
+    fn schema_name() -> Cow<'static, str> {
+        "LocalTime".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "date-time"})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_offset_survives() {
+        for (read, written, offset) in [
+            ("2026-01-31T00:00:00+09:00", "2026-01-31T00:00:00+09:00", 9 * 3600),
+            ("2026-01-31T00:00:00Z", "2026-01-31T00:00:00Z", 0),
+            ("2026-01-31t00:00:00z", "2026-01-31T00:00:00Z", 0),
+            ("2026-01-31T00:00:00+00:00", "2026-01-31T00:00:00Z", 0),
+            (
+                "2026-01-31T00:00:00.5-03:30",
+                "2026-01-31T00:00:00.5-03:30",
+                -12_600,
+            ),
+        ] {
+            let time: LocalTime = serde_json::from_value(json!(read)).unwrap();
+            assert_eq!(time.offset.seconds(), offset, "{read}");
+            assert_eq!(time.at, read.parse::<Timestamp>().unwrap(), "{read}");
+            assert_eq!(serde_json::to_value(time).unwrap(), json!(written), "{read}");
+        }
+        for text in ["", "2026-01-31", "2026-01-31T00:00:00", "soon"] {
+            assert!(text.parse::<LocalTime>().is_err(), "{text}");
+        }
+    }
+}
