@@ -68,11 +68,24 @@ pub const ANNOTATION_ENDS_ACCOUNTED: &str = "muster.dev/ends-accounted";
 pub const ANNOTATION_SERVED: &str = "muster.dev/served";
 /// On a runner pod while it has a job: the PodDisruptionBudget of the namespace selects it.
 pub const LABEL_BUSY: &str = "muster.dev/busy";
+/// Condition of a runner pod, `False` while GitHub gives no clear answer to the removal of its runner.
+pub const CONDITION_UNREGISTERED: &str = "muster.dev/Unregistered";
 /// On a busy runner pod: the cluster autoscaler does not evict it.
 pub const ANNOTATION_CLUSTER_AUTOSCALER_SAFE_TO_EVICT: &str =
     "cluster-autoscaler.kubernetes.io/safe-to-evict";
 /// On a busy runner pod: Karpenter does not disrupt its node.
 pub const ANNOTATION_KARPENTER_DO_NOT_DISRUPT: &str = "karpenter.sh/do-not-disrupt";
+
+/// On volumes: namespace of the RunnerSet that keeps them; its name is in [`LABEL_RUNNERSET_NAME`].
+pub const LABEL_RUNNERSET_NAMESPACE: &str = "muster.dev/runnerset-namespace";
+/// On volumes: claim template that they were made for.
+pub const LABEL_CLAIM_TEMPLATE: &str = "muster.dev/claim-template";
+/// On volumes: the reclaim policy that they had before a RunnerSet kept them.
+pub const ANNOTATION_RECLAIM_POLICY: &str = "muster.dev/reclaim-policy";
+/// On RunnerSets: how many free volumes of each claim template are kept.
+pub const ANNOTATION_KEPT_VOLUMES: &str = "muster.dev/kept-volumes";
+/// On RunnerSets: how long a free volume is kept, as a Go duration.
+pub const ANNOTATION_KEPT_VOLUME_AGE: &str = "muster.dev/kept-volume-age";
 
 // Finalizers (spec 01 §9.3).
 

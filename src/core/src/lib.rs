@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod autoscale;
+pub mod explain;
 pub mod go;
 pub mod hash;
 pub mod pods;
@@ -12,3 +13,4 @@ pub mod quantity;
 pub mod routing;
 pub mod scope;
 pub mod target;
+pub mod volumes;
