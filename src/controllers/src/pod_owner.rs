@@ -13,7 +13,7 @@ use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use muster_core::pods::{Plan, PodOwner, Served, Step};
+use muster_core::pods::{Plan, PodOwner, Served, Step, plan::SERVED_NONE};
 use muster_crds::keys;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -27,8 +27,6 @@ use crate::{
 const CREATES: usize = 32;
 /// A created owner that the cache does not show for this long is not waited for any more.
 const EXPECTATION_LIMIT: SignedDuration = SignedDuration::from_secs(60);
-/// In the annotation of a set of ours that has served nothing yet.
-const SERVED_NONE: &str = "none";
 
 #[derive(Debug, Default)]
 struct Expected {
@@ -87,18 +85,7 @@ impl Expectations {
 /// What annotation `muster.dev/served` says; `None` when it is missing (the set is upstream's).
 pub(crate) fn served<S: Resource>(set: &S) -> Option<Served> {
     let text = set.meta().annotations.as_ref()?.get(keys::ANNOTATION_SERVED)?;
-    let epoch = Served {
-        effective_time: None,
-        at: Timestamp::UNIX_EPOCH,
-    };
-    if text == SERVED_NONE {
-        return Some(epoch);
-    }
-    let (effective_time, at) = text.split_once('@')?;
-    Some(Served {
-        effective_time: Some(effective_time.parse().ok()?),
-        at: at.parse().ok()?,
-    })
+    Served::read(text)
 }
 
 /// The annotation of a new set.

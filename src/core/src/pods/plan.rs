@@ -24,6 +24,26 @@ pub struct Served {
     pub at: Timestamp,
 }
 
+/// What [`Served::read`] reads on a set of ours that has served nothing yet.
+pub const SERVED_NONE: &str = "none";
+
+impl Served {
+    /// Reads the value of annotation `muster.dev/served`: `none`, or `<EffectiveTime>@<time of the record>`.
+    pub fn read(text: &str) -> Option<Self> {
+        if text == SERVED_NONE {
+            return Some(Self {
+                effective_time: None,
+                at: Timestamp::UNIX_EPOCH,
+            });
+        }
+        let (effective_time, at) = text.split_once('@')?;
+        Some(Self {
+            effective_time: Some(effective_time.parse().ok()?),
+            at: at.parse().ok()?,
+        })
+    }
+}
+
 /// What the user or the autoscaler asks of a set, and what limits it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Want {
