@@ -16,6 +16,9 @@ use crate::pods::{
     plan,
 };
 
+#[path = "swaps_tests.rs"]
+mod swaps;
+
 const DURATION: SignedDuration = SignedDuration::from_mins(30);
 const DELAY: SignedDuration = SignedDuration::from_mins(10);
 
@@ -44,6 +47,9 @@ struct Target {
 
 #[derive(Debug)]
 struct World {
+    /// Begins the names of its runners, as the name of a set does.
+    name: &'static str,
+    delay: SignedDuration,
     now: Timestamp,
     min: i64,
     max: i64,
@@ -72,6 +78,8 @@ fn t(ms: i64) -> Timestamp {
 impl World {
     fn new(min: i64, max: i64) -> Self {
         Self {
+            name: "r",
+            delay: DELAY,
             now: t(0),
             min,
             max,
@@ -133,6 +141,17 @@ impl World {
         }
     }
 
+    /// The runner's process ends: it has had its job.
+    fn end(&mut self, index: usize) {
+        self.runners[index].state = State::Ended;
+        let sequence = u64::try_from(self.ends.len()).unwrap() + 1;
+        self.ends.push(End {
+            runner: self.runners[index].name.clone(),
+            at: self.now,
+            sequence,
+        });
+    }
+
     /// One runner makes a step: it starts, takes any queued job, or finishes.
     fn run(&mut self, pick: usize) {
         if self.runners.is_empty() {
@@ -148,14 +167,8 @@ impl World {
                 self.emit(job, JobAction::InProgress, Some(&name));
             }
             State::Busy(job) => {
-                self.runners[index].state = State::Ended;
                 self.done.insert(job);
-                let sequence = u64::try_from(self.ends.len()).unwrap() + 1;
-                self.ends.push(End {
-                    runner: name.clone(),
-                    at: self.now,
-                    sequence,
-                });
+                self.end(index);
                 self.emit(job, JobAction::Completed, Some(&name));
             }
             State::Idle | State::Ended => {}
@@ -205,7 +218,7 @@ impl World {
             },
             last_desired: self.desired,
             last_scale_out: self.scaled_out,
-            delay: DELAY,
+            delay: self.delay,
             duration: DURATION,
             now: self.now,
         })
@@ -300,7 +313,7 @@ impl World {
                 Step::Create { count } => {
                     for _ in 0..count {
                         self.created += 1;
-                        let name = format!("r{}", self.created);
+                        let name = format!("{}{}", self.name, self.created);
                         self.runners.push(Runner {
                             name,
                             state: State::Pending,
