@@ -57,11 +57,13 @@ controlplane: need-rust need-cc need-go ## Build etcd and Kubernetes for tests a
 	$(TARGET)/debug/controlplane
 
 .PHONY: fuzz
-fuzz: need-rust ## Fuzz what reads GitHub's bytes, with nightly and cargo-fuzz. FUZZ=signature|payload|routing FUZZ_SECONDS=60
+fuzz: need-rust ## Fuzz what reads GitHub's bytes, with nightly and cargo-fuzz. FUZZ=signature|payload|routing FUZZ_SECONDS=60 FUZZ_RUNS=1000000
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
 	  echo 'Fuzzing needs nightly Rust and cargo-fuzz: rustup toolchain install nightly && cargo install --locked cargo-fuzz' >&2; exit 1; }
-	mkdir -p fuzz/corpus/$(or $(FUZZ),payload)
-	cargo +nightly fuzz run $(or $(FUZZ),payload) fuzz/corpus/$(or $(FUZZ),payload) fuzz/seeds -- -max_total_time=$(or $(FUZZ_SECONDS),60)
+	mkdir -p $(TARGET)/fuzz/corpus/$(or $(FUZZ),payload) $(TARGET)/fuzz/artifacts
+	cargo +nightly fuzz run --sanitizer none --target-dir $(TARGET)/fuzz $(or $(FUZZ),payload) \
+	  $(TARGET)/fuzz/corpus/$(or $(FUZZ),payload) fuzz/seeds -- \
+	  -artifact_prefix=$(TARGET)/fuzz/artifacts/ -max_total_time=$(or $(FUZZ_SECONDS),60) -runs=$(or $(FUZZ_RUNS),-1)
 
 ## What CI runs
 
