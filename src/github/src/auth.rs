@@ -1,6 +1,9 @@
 //! Logging in: basic authentication, personal access token or GitHub App, and what one credential knows (spec 02 §3.1).
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -13,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    budget::Lane,
     cache::{Flight, Join, Shelf},
     error::{Attempt, BuildError, Error, refusal},
     lenient,
@@ -62,6 +66,25 @@ pub enum Auth {
         /// RSA private key as PEM text, PKCS#1 or PKCS#8.
         private_key: SecretString,
     },
+}
+
+/// A credential and what people call it.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// Names the credential in metrics and logs: a Secret's `namespace/name`, an App's id. It must not be secret.
+    pub name: String,
+    /// The credential.
+    pub auth: Auth,
+}
+
+impl Login {
+    /// A credential under this name.
+    pub fn new(name: impl Into<String>, auth: Auth) -> Self {
+        Self {
+            name: name.into(),
+            auth,
+        }
+    }
 }
 
 /// Why the settings do not make a credential.
@@ -163,14 +186,18 @@ impl CredentialId {
 /// are built from equal settings share it, so a rebuilt client keeps its tokens and knows its limits.
 pub(crate) struct Credential {
     pub(crate) id: CredentialId,
+    /// What people call it; not secret.
+    pub(crate) name: Arc<str>,
+    /// GitHub did not accept it; believed until then.
+    refused_until: Mutex<Option<Timestamp>>,
     pub(crate) limits: Limits,
-    login: Login,
+    access: Access,
     pub(crate) listings: Listings,
     /// Registration tokens by the scope's path.
     pub(crate) registrations: Shelf<Flight<RegistrationToken>>,
 }
 
-enum Login {
+enum Access {
     Fixed(HeaderValue),
     App(Box<App>),
 }
@@ -207,17 +234,21 @@ struct AccessToken {
 /// A token is not used in its last minute (spec 02 §3.1).
 const INSTALLATION_TOKEN_MARGIN: SignedDuration = SignedDuration::from_mins(1);
 
+/// How long a credential that GitHub did not accept is passed over where there are others.
+const REFUSED: SignedDuration = SignedDuration::from_mins(1);
+
 /// JWTs are issued a minute in the past and live for five, so that clocks may differ (GitHub's bound is ten).
 const JWT_BACKDATE: i64 = 60;
 const JWT_LIFETIME: i64 = 300;
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.login {
-            Login::Fixed(_) => "fixed",
-            Login::App(_) => "app",
+        let kind = match self.access {
+            Access::Fixed(_) => "fixed",
+            Access::App(_) => "app",
         };
         f.debug_struct("Credential")
+            .field("name", &self.name)
             .field("kind", &kind)
             .finish_non_exhaustive()
     }
@@ -225,8 +256,15 @@ impl fmt::Debug for Credential {
 
 impl Credential {
     /// Builds the credential, checking its key or token without any call.
-    pub(crate) fn new(auth: &Auth, urls: &Urls, now: Timestamp) -> Result<Self, BuildError> {
-        let login = match auth {
+    pub(crate) fn new(
+        login: &crate::Login,
+        urls: &Urls,
+        calls_per_hour: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Self, BuildError> {
+        let auth = &login.auth;
+        let name = Arc::from(login.name.as_str());
+        let access = match auth {
             Auth::Basic { username, password } => {
                 let (username, password) = (username.trim(), password.expose_secret().trim());
                 if username.is_empty() || password.is_empty() {
@@ -240,14 +278,14 @@ impl Credential {
                     });
                 }
                 let pair = BASE64_STANDARD.encode(format!("{username}:{password}"));
-                Login::Fixed(secret_header(&format!("Basic {pair}"), "user or password")?)
+                Access::Fixed(secret_header(&format!("Basic {pair}"), "user or password")?)
             }
             Auth::Token(token) => {
                 let token = token.expose_secret().trim();
                 if token.is_empty() {
                     return Err(BuildError::Empty { what: "token" });
                 }
-                Login::Fixed(secret_header(&format!("Bearer {token}"), "token")?)
+                Access::Fixed(secret_header(&format!("Bearer {token}"), "token")?)
             }
             Auth::App {
                 app_id,
@@ -268,16 +306,30 @@ impl Credential {
                 app.jwt(now).map_err(|_| BuildError::PrivateKey {
                     app_id: app.id.clone(),
                 })?;
-                Login::App(Box::new(app))
+                Access::App(Box::new(app))
             }
         };
         Ok(Self {
             id: CredentialId::of(auth, urls),
-            limits: Limits::default(),
-            login,
+            name,
+            refused_until: Mutex::new(None),
+            limits: Limits::new(calls_per_hour),
+            access,
             listings: Listings::default(),
             registrations: Shelf::default(),
         })
+    }
+
+    /// GitHub does not accept it, or did: a token may be renewed, a suspended installation resumed.
+    pub(crate) fn note_refused(&self, refused: bool, now: Timestamp) {
+        let until = refused.then(|| now.checked_add(REFUSED).unwrap_or(now));
+        *self.refused_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// Whether GitHub did not accept it lately.
+    pub(crate) fn is_refused(&self, now: Timestamp) -> bool {
+        let until = self.refused_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| until > now)
     }
 
     pub(crate) fn id_of(auth: &Auth, urls: &Urls) -> CredentialId {
@@ -290,9 +342,9 @@ impl Credential {
         shared: &Shared,
         attempt: &Attempt,
     ) -> Result<HeaderValue, Error> {
-        let app = match &self.login {
-            Login::Fixed(header) => return Ok(header.clone()),
-            Login::App(app) => app,
+        let app = match &self.access {
+            Access::Fixed(header) => return Ok(header.clone()),
+            Access::App(app) => app,
         };
         let usable = |token: &InstallationToken| {
             token.expires_at.duration_since(shared.now()) > INSTALLATION_TOKEN_MARGIN
@@ -318,9 +370,9 @@ impl Credential {
 
     /// The `Authorization` header for a call as the GitHub App itself.
     pub(crate) fn app_authorization(&self, now: Timestamp, attempt: &Attempt) -> Result<HeaderValue, Error> {
-        match &self.login {
-            Login::App(app) => app.bearer(now, attempt),
-            Login::Fixed(_) => Err(Error::NotAnApp {
+        match &self.access {
+            Access::App(app) => app.bearer(now, attempt),
+            Access::Fixed(_) => Err(Error::NotAnApp {
                 attempt: attempt.clone(),
             }),
         }
@@ -328,7 +380,7 @@ impl Credential {
 
     /// GitHub did not accept this header: a token that is not accepted is not used again.
     pub(crate) async fn refused(&self, header: &HeaderValue) {
-        if let Login::App(app) = &self.login {
+        if let Access::App(app) = &self.access {
             app.token.forget_if(|token| token.header == header).await;
         }
     }
@@ -417,6 +469,7 @@ impl App {
             attempt: attempt.clone(),
             credential: Arc::clone(credential),
             identity: Identity::App,
+            lane: Lane::Critical,
             freshness: Freshness::Uncached,
         };
         let (response, _) = shared.exchange(request, call).await?;
@@ -579,11 +632,13 @@ mod tests {
             },
         ];
         for auth in bad {
-            let error = Credential::new(&auth, &urls(), Timestamp::UNIX_EPOCH).unwrap_err();
+            let login = crate::Login::new("default", auth.clone());
+            let error = Credential::new(&login, &urls(), None, Timestamp::UNIX_EPOCH).unwrap_err();
             assert!(!format!("{error} {error:?}").contains(sentinel), "{error}");
             assert!(!format!("{auth:?}").contains(sentinel) || matches!(auth, Auth::Basic { .. }));
         }
-        let good = Credential::new(&Auth::Token(secret(sentinel)), &urls(), Timestamp::UNIX_EPOCH).unwrap();
+        let login = crate::Login::new("default", Auth::Token(secret(sentinel)));
+        let good = Credential::new(&login, &urls(), None, Timestamp::UNIX_EPOCH).unwrap();
         assert!(!format!("{good:?}").contains(sentinel));
     }
 }

@@ -2,11 +2,18 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use http::{
+    HeaderMap, StatusCode,
+    header::{DATE, RETRY_AFTER},
+};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use crate::{lenient, observer::CallFamily};
+use crate::{
+    budget::{Hold, Lane},
+    lenient,
+    observer::CallFamily,
+};
 
 /// What a call was meant to do, for error messages: `list the runners of acme`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +100,18 @@ pub enum Error {
         limit: LimitKind,
         /// When calls may be made again, if GitHub said so.
         until: Option<Timestamp>,
+    },
+    /// The call was not made, to keep within the credential's budget: not before `until`. This is waiting, not failing.
+    #[error("could not {attempt} yet: {hold}")]
+    Held {
+        /// What was attempted.
+        attempt: Attempt,
+        /// How urgent it was.
+        lane: Lane,
+        /// Why it waits.
+        hold: Hold,
+        /// When it may be made.
+        until: Timestamp,
     },
     /// 404: absent, or hidden from this credential.
     #[error("could not {attempt}: GitHub does not know it, or hides it from this credential ({message})")]
@@ -183,6 +202,12 @@ pub enum Error {
         /// What was attempted.
         attempt: Attempt,
     },
+    /// There is no credential to ask with.
+    #[error("could not {attempt}: there is no GitHub credential")]
+    NoCredential {
+        /// What was attempted.
+        attempt: Attempt,
+    },
     /// The GitHub App could not log in, so the call itself was not made. Its class is never that of the call:
     /// a 403 here says nothing about a runner (spec 02 §3.1).
     #[error("could not {attempt}: the GitHub App cannot log in")]
@@ -230,9 +255,10 @@ impl Error {
     /// What the error means for the caller.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Unauthorized { .. } => ErrorClass::Unauthorized,
+            Self::Unauthorized { .. } | Self::NoCredential { .. } => ErrorClass::Unauthorized,
             Self::Forbidden { .. } | Self::NotAnApp { .. } => ErrorClass::Forbidden,
             Self::Throttled { until, .. } => ErrorClass::Throttled { until: *until },
+            Self::Held { until, .. } => ErrorClass::Throttled { until: Some(*until) },
             Self::NotFound { .. } => ErrorClass::NotFound,
             Self::Server { .. } | Self::Network { .. } | Self::Deadline { .. } | Self::Stale { .. } => {
                 ErrorClass::Unavailable
@@ -260,6 +286,7 @@ impl Error {
             | Self::Unauthorized { attempt, .. }
             | Self::Forbidden { attempt, .. }
             | Self::Throttled { attempt, .. }
+            | Self::Held { attempt, .. }
             | Self::NotFound { attempt, .. }
             | Self::Rejected { attempt, .. }
             | Self::Server { attempt, .. }
@@ -271,6 +298,7 @@ impl Error {
             | Self::TooManyPages { attempt, .. }
             | Self::Paging { attempt }
             | Self::NotAnApp { attempt }
+            | Self::NoCredential { attempt }
             | Self::Login { attempt, .. }
             | Self::Internal { attempt, .. } => attempt,
         }
@@ -351,6 +379,9 @@ const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(1);
 /// What GitHub asks for when it limits bursts without saying for how long.
 const SECONDARY_WAIT: SignedDuration = SignedDuration::from_mins(1);
 
+/// How far apart clocks are where logins still work; a `Date` that differs by more is not believed.
+const LIKELY_SKEW: SignedDuration = SignedDuration::from_mins(15);
+
 /// `at`, or an hour from now if that is earlier, so that no header can silence a credential for long.
 pub(crate) fn bounded(at: Timestamp, now: Timestamp) -> Timestamp {
     now.checked_add(LONGEST_WAIT).map_or(at, |latest| at.min(latest))
@@ -380,7 +411,8 @@ pub(crate) fn refusal(
     let exhausted = number(headers, "x-ratelimit-remaining") == Some(0);
     let limited = status == StatusCode::FORBIDDEN || status == StatusCode::TOO_MANY_REQUESTS;
     if limited && exhausted {
-        let until = reset_at(headers).map(|reset| bounded(reset, now));
+        let soon = now.checked_add(SignedDuration::from_secs(1)).unwrap_or(now);
+        let until = reset_at(headers, now).map(|reset| bounded(reset, now).max(soon));
         return Error::Throttled {
             attempt,
             limit: LimitKind::Primary,
@@ -456,9 +488,21 @@ pub(crate) fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
-pub(crate) fn reset_at(headers: &HeaderMap) -> Option<Timestamp> {
+/// When the window of this answer ends, by our clock: GitHub's may differ, and says so in `Date`.
+pub(crate) fn reset_at(headers: &HeaderMap, now: Timestamp) -> Option<Timestamp> {
     let seconds = i64::try_from(number(headers, "x-ratelimit-reset")?).ok()?;
-    Timestamp::from_second(seconds).ok()
+    let reset = Timestamp::from_second(seconds).ok()?;
+    let date = headers.get(DATE).and_then(|value| value.to_str().ok());
+    let ahead = date
+        .and_then(|date| {
+            jiff::fmt::rfc2822::DateTimeParser::new()
+                .parse_timestamp(date)
+                .ok()
+        })
+        .map(|date| now.duration_since(date))
+        .filter(|ahead| ahead.abs() < LIKELY_SKEW)
+        .unwrap_or_default();
+    reset.checked_add(ahead).ok()
 }
 
 /// `Retry-After` as seconds or as a date, at most an hour from now.

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 
 use crate::{
-    auth::{Auth, Credential, CredentialId},
+    auth::{Credential, CredentialId, Login},
     cache::{self, Store},
     error::{BuildError, Error},
     observer::{NoObserver, Observer},
@@ -36,6 +36,38 @@ struct Inner {
     request_timeout: Duration,
     operation_timeout: Duration,
     credentials: Mutex<HashMap<CredentialId, Weak<Credential>>>,
+    calls_per_hour: Option<u64>,
+}
+
+/// The budget of one credential as of now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetView {
+    /// The credential's name.
+    pub credential: String,
+    /// Whether GitHub accepts it, as far as is known.
+    pub is_accepted: bool,
+    /// End of a secondary limit that holds for all its calls.
+    pub blocked_until: Option<Timestamp>,
+    /// What is left, by bucket; empty while GitHub has stated no limits.
+    pub buckets: Vec<BucketView>,
+    /// Calls that had to wait so far, by lane (as in [`crate::Lane::ALL`]).
+    pub waits: [u64; 3],
+    /// Calls that GitHub refused for the primary limit, and for a secondary one.
+    pub refusals: [u64; 2],
+}
+
+/// What is left in one bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketView {
+    /// GitHub's name of the bucket: `core`, `actions_runner_registration`, …; `app/core` for an App's own calls, `cap` for the configured
+    /// calls per hour.
+    pub bucket: String,
+    /// Calls per hour.
+    pub limit: u64,
+    /// Calls left, those under way taken off.
+    pub remaining: u64,
+    /// When the hour ends.
+    pub reset_at: Timestamp,
 }
 
 impl fmt::Debug for Shared {
@@ -56,6 +88,7 @@ pub struct SharedBuilder {
     operation_timeout: Duration,
     max_body: usize,
     system_proxy: bool,
+    calls_per_hour: Option<u64>,
 }
 
 impl fmt::Debug for SharedBuilder {
@@ -67,6 +100,7 @@ impl fmt::Debug for SharedBuilder {
             .field("operation_timeout", &self.operation_timeout)
             .field("max_body", &self.max_body)
             .field("system_proxy", &self.system_proxy)
+            .field("calls_per_hour", &self.calls_per_hour)
             .finish_non_exhaustive()
     }
 }
@@ -114,6 +148,14 @@ impl SharedBuilder {
         self
     }
 
+    /// The most calls that each credential makes in an hour, whatever GitHub allows; by default only GitHub's own limits count. For servers
+    /// that state none, and for credentials that others use too.
+    #[must_use]
+    pub fn calls_per_hour(mut self, calls: u64) -> Self {
+        self.calls_per_hour = Some(calls);
+        self
+    }
+
     /// Ignores the proxy variables of the environment, for loopback.
     #[must_use]
     pub fn without_proxy(mut self) -> Self {
@@ -158,6 +200,7 @@ impl SharedBuilder {
             request_timeout: self.request_timeout,
             operation_timeout: self.operation_timeout,
             credentials: Mutex::default(),
+            calls_per_hour: self.calls_per_hour,
         })))
     }
 }
@@ -187,7 +230,39 @@ impl Shared {
             operation_timeout: Duration::from_mins(1),
             max_body: 32 << 20,
             system_proxy: true,
+            calls_per_hour: None,
         }
+    }
+
+    /// The budgets of all credentials in use, by name.
+    pub fn budgets(&self) -> Vec<BudgetView> {
+        let credentials: Vec<Arc<Credential>> = {
+            let credentials = self.0.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+            credentials.values().filter_map(Weak::upgrade).collect()
+        };
+        let now = self.now();
+        let mut views: Vec<BudgetView> = credentials
+            .iter()
+            .map(|credential| {
+                let (windows, blocked_until, counts) = credential.limits.report(now);
+                let buckets = windows.into_iter().map(|(bucket, seen)| BucketView {
+                    bucket,
+                    limit: seen.limit,
+                    remaining: seen.remaining,
+                    reset_at: seen.reset_at,
+                });
+                BudgetView {
+                    credential: credential.name.to_string(),
+                    is_accepted: !credential.is_refused(now),
+                    blocked_until,
+                    buckets: buckets.collect(),
+                    waits: counts.waits,
+                    refusals: [counts.primary, counts.secondary],
+                }
+            })
+            .collect();
+        views.sort_by(|a, b| a.credential.cmp(&b.credential));
+        views
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -211,15 +286,15 @@ impl Shared {
     }
 
     /// The credential, shared with all clients that were built from equal settings and still live.
-    pub(crate) fn credential(&self, auth: &Auth, urls: &Urls) -> Result<Arc<Credential>, BuildError> {
-        let id = Credential::id_of(auth, urls);
+    pub(crate) fn credential(&self, login: &Login, urls: &Urls) -> Result<Arc<Credential>, BuildError> {
+        let id = Credential::id_of(&login.auth, urls);
         let known = |map: &HashMap<CredentialId, Weak<Credential>>| map.get(&id).and_then(Weak::upgrade);
         let lock = || self.0.credentials.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(credential) = known(&lock()) {
             return Ok(credential);
         }
         // Reading a key takes a while: not under the lock.
-        let credential = Arc::new(Credential::new(auth, urls, self.now())?);
+        let credential = Arc::new(Credential::new(login, urls, self.0.calls_per_hour, self.now())?);
         let mut credentials = lock();
         credentials.retain(|_, credential| credential.strong_count() > 0);
         if let Some(credential) = known(&credentials) {

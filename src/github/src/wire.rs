@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use crate::{
     auth::{Credential, secrets_in},
+    budget::{Lane, Wait, Why},
     error::{Attempt, Error, refusal},
+    limits::Pass,
     observer::{Identity, LiveRequest, Observer, RequestOutcome},
     shared::{Clock, Shared},
 };
@@ -31,6 +33,7 @@ pub(crate) struct Call {
     pub(crate) attempt: Attempt,
     pub(crate) credential: Arc<Credential>,
     pub(crate) identity: Identity,
+    pub(crate) lane: Lane,
     pub(crate) freshness: Freshness,
 }
 
@@ -74,15 +77,19 @@ impl Middleware for Wire {
             return next.run(request, extensions).await;
         };
         let family = call.attempt.family();
-        if let Some((limit, until)) = call.credential.limits.hold(call.identity, family, (self.clock)()) {
-            self.observer.held_back(family);
-            let error = Error::Throttled {
-                attempt: call.attempt,
-                limit,
-                until: Some(until),
-            };
-            return Err(failed(extensions, error));
-        }
+        let pass = match Pass::take(
+            &call.credential,
+            call.identity,
+            call.lane,
+            &call.attempt,
+            &self.clock,
+        ) {
+            Ok(pass) => pass,
+            Err(wait) => {
+                self.observer.held_back(family);
+                return Err(failed(extensions, held(call.attempt, call.lane, wait)));
+            }
+        };
         let secrets = request
             .headers()
             .get(header::AUTHORIZATION)
@@ -122,18 +129,7 @@ impl Middleware for Wire {
                 now,
             )
         });
-        if let Some(Error::Throttled {
-            limit,
-            until: Some(until),
-            ..
-        }) = &refusal
-        {
-            call.credential.limits.block(*limit, *until);
-        }
-        live.rate_limit = call
-            .credential
-            .limits
-            .learn(call.identity, family, &answer.headers, now);
+        live.rate_limit = pass.answered(answer.status, &answer.headers, refusal.as_ref());
         live.status = Some(answer.status.as_u16());
         live.outcome = outcome(answer.status, refusal.as_ref());
         self.tell(&live);
@@ -209,6 +205,23 @@ impl Answer {
             .body(self.body)?;
         *response.headers_mut() = self.headers;
         Ok(Response::from(response))
+    }
+}
+
+/// The error of a call that is not made now.
+fn held(attempt: Attempt, lane: Lane, wait: Wait) -> Error {
+    match wait.why {
+        Why::Limit(limit) => Error::Throttled {
+            attempt,
+            limit,
+            until: Some(wait.until),
+        },
+        Why::Hold(hold) => Error::Held {
+            attempt,
+            lane,
+            hold,
+            until: wait.until,
+        },
     }
 }
 

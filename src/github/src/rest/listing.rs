@@ -7,8 +7,10 @@ use std::{
 };
 
 use http::{HeaderValue, Method, StatusCode, header};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
+    auth::Credential,
     cache::{Flight, Join, Shelf},
     error::{Attempt, Error},
     rest::{GitHub, Reply, RunnerGroup, RunnerInfo, WorkflowJob, WorkflowRun, link},
@@ -18,6 +20,12 @@ use crate::{
 
 /// Things per page: the most that GitHub allows.
 pub(super) const PAGE_SIZE: u32 = 100;
+
+/// No listing is believed for longer than this, by whichever clock.
+const MAX_AGE: SignedDuration = SignedDuration::from_mins(1);
+
+/// How often a caller gets into the flight of a less urgent one before it waits, too.
+const MOST_TRIES: u32 = 3;
 
 /// Far beyond GitHub's bound of 10,000 runners per scope.
 const MOST_PAGES: u32 = 500;
@@ -51,6 +59,8 @@ pub(crate) struct Listings {
 pub(crate) struct Listing<T> {
     pub(super) flight: Flight<Arc<Vec<T>>>,
     memo: Mutex<Option<Memo<T>>>,
+    /// When GitHub last told or confirmed it, by the injected clock.
+    confirmed: Mutex<Option<Timestamp>>,
 }
 
 /// What pages with these entity tags contain, so that thousands of cached calls do not parse the same text each time.
@@ -65,7 +75,26 @@ impl<T> Default for Listing<T> {
         Self {
             flight: Flight::default(),
             memo: Mutex::default(),
+            confirmed: Mutex::default(),
         }
+    }
+}
+
+impl<T> Listing<T> {
+    /// Answers given before are worth nothing any more: something was changed.
+    pub(super) fn void(&self) {
+        self.flight.void();
+        self.confirm(None);
+    }
+
+    fn confirm(&self, at: Option<Timestamp>) {
+        *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// Age of the last answer at `now`, by the injected clock.
+    fn age(&self, now: Timestamp) -> Option<SignedDuration> {
+        let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        confirmed.map(|at| now.duration_since(at))
     }
 }
 
@@ -105,13 +134,42 @@ impl GitHub {
         attempt: &Attempt,
         freshness: Freshness,
     ) -> Result<Arc<Vec<T>>, Error> {
+        let now = self.shared.now();
+        let has_answer = |credential: &Credential| {
+            let listing = T::shelf(&credential.listings).get(path);
+            freshness == Freshness::Cached && listing.age(now).is_some_and(|age| age < MAX_AGE)
+        };
+        let work = |one: Self| async move { one.list_as_one::<T>(path, attempt, freshness).await };
+        self.with_any(path, attempt, has_answer, work).await
+    }
+
+    async fn list_as_one<T: Item>(
+        &self,
+        path: &str,
+        attempt: &Attempt,
+        freshness: Freshness,
+    ) -> Result<Arc<Vec<T>>, Error> {
         let listing = T::shelf(&self.credential.listings).get(path);
         let join = match freshness {
             Freshness::Revalidated => Join::StartedAfter,
             Freshness::Cached | Freshness::Uncached => Join::Overlapping,
         };
-        let work = self.bounded(attempt, self.walk(&listing, path, attempt, freshness));
-        listing.flight.run(join, |_| false, work).await
+        // The cache goes by the system's clock; what is too old by either is confirmed.
+        let is_old = listing.age(self.shared.now()).is_some_and(|age| age >= MAX_AGE);
+        let freshness = match freshness {
+            Freshness::Cached if is_old => Freshness::Revalidated,
+            other => other,
+        };
+        let lane = self.lane(attempt.family());
+        let mut tries = 0;
+        loop {
+            let work = self.bounded(attempt, self.walk(&listing, path, attempt, freshness));
+            match listing.flight.run(join, |_| false, work).await {
+                // The flight was a less urgent caller's: it waits, we need not.
+                Err(Error::Held { lane: theirs, .. }) if theirs < lane && tries < MOST_TRIES => tries += 1,
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Reads all pages; a second time when a page had changed while another came from the cache, as a thing may have moved
@@ -123,15 +181,19 @@ impl GitHub {
         attempt: &Attempt,
         freshness: Freshness,
     ) -> Result<Arc<Vec<T>>, Error> {
-        let started = listing.flight.tick();
+        let (started, asked) = (listing.flight.tick(), self.shared.now());
         let mut pages = self.pages(path, attempt, freshness).await?;
         let from = |source| pages.iter().any(|page: &Reply| page.source == source);
         if from(Source::Full) && from(Source::Hit) {
             self.purge(path).await;
             pages = self.pages(path, attempt, freshness).await?;
         }
+        if pages.iter().all(|page| page.source != Source::Hit) {
+            listing.confirm(Some(asked));
+        }
         if listing.flight.voided_since(started) {
             // A runner was removed meanwhile: its pages are right for those who asked before, and for nobody after.
+            listing.confirm(None);
             self.purge(path).await;
         }
         listing.read(&pages, attempt)

@@ -10,6 +10,7 @@ mod leaf;
 mod link;
 mod listing;
 mod path;
+mod pooled;
 mod repositories;
 mod runners;
 mod runs;
@@ -31,10 +32,12 @@ pub use self::{
     runs::{RunStatus, WorkflowJob, WorkflowRun},
 };
 use crate::{
-    auth::{Auth, Credential, secrets_in},
+    auth::{Auth, Credential, Login, secrets_in},
+    budget::Lane,
     cache,
     error::{Attempt, BuildError, Error, refusal},
-    observer::Identity,
+    observer::{CallFamily, Identity},
+    pool::Pool,
     shared::{Shared, Source},
     urls::Urls,
     wire::{Call, Freshness},
@@ -46,12 +49,18 @@ pub(crate) const ACCEPT: HeaderValue = HeaderValue::from_static("application/vnd
 /// The API version that octocrab asks for, for the one call that does not go through it.
 pub(crate) const API_VERSION: HeaderValue = HeaderValue::from_static("2022-11-28");
 
-/// A client for one GitHub with one credential. Clones are cheap and the same thing.
+/// A client for one GitHub with one credential, or several that may be used for each other. Clones are cheap and the same thing.
 #[derive(Clone)]
 pub struct GitHub {
     octocrab: Octocrab,
     shared: Shared,
+    /// The credential of this call; of those in the pool the first where nobody has chosen.
     credential: Arc<Credential>,
+    /// Its position in the pool.
+    member: usize,
+    pool: Arc<Pool>,
+    /// How urgent the calls are; by default that depends on the call.
+    lane: Option<Lane>,
     urls: Arc<Urls>,
 }
 
@@ -59,7 +68,7 @@ impl fmt::Debug for GitHub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GitHub")
             .field("urls", &self.urls)
-            .field("credential", &self.credential)
+            .field("credentials", &self.pool.members())
             .finish_non_exhaustive()
     }
 }
@@ -80,6 +89,15 @@ impl GitHub {
     /// # Errors
     /// [`BuildError`] for a key that is none, a token that cannot be sent, or when called outside of a tokio runtime.
     pub fn new(auth: Auth, urls: Urls, shared: &Shared) -> Result<Self, BuildError> {
+        Self::pooled(vec![Login::new("default", auth)], urls, shared)
+    }
+
+    /// As [`Self::new`] with several credentials that may be used for each other: each question goes to the one that has most left of
+    /// its budget and may see the place. Deliveries of an App's hook are asked of the first only.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and for no credential at all.
+    pub fn pooled(logins: Vec<Login>, urls: Urls, shared: &Shared) -> Result<Self, BuildError> {
         for (what, address) in [("API", &urls.api), ("app token", &urls.app_token)] {
             let usable = reqwest::Url::parse(address)
                 .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
@@ -91,9 +109,19 @@ impl GitHub {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(BuildError::NoRuntime);
         }
-        let credential = shared.credential(&auth, &urls)?;
-        // The secret is not needed any more: dropping it here wipes the caller's copy.
-        drop(auth);
+        let mut members: Vec<Arc<Credential>> = Vec::with_capacity(logins.len());
+        for login in &logins {
+            let credential = shared.credential(login, &urls)?;
+            if !members.iter().any(|member| member.id == credential.id) {
+                members.push(credential);
+            }
+        }
+        // The secrets are not needed any more: dropping them here wipes the caller's copies.
+        drop(logins);
+        let credential = members.first().cloned();
+        let credential = credential.ok_or(BuildError::Empty {
+            what: "list of credentials",
+        })?;
         let leaf = Leaf {
             base: urls.api.trim_end_matches('/').into(),
             shared: shared.clone(),
@@ -110,8 +138,25 @@ impl GitHub {
             octocrab,
             shared: shared.clone(),
             credential,
+            member: 0,
+            pool: Arc::new(Pool::new(members)),
+            lane: None,
             urls: Arc::new(urls),
         })
+    }
+
+    /// The same client for calls of this urgency, whatever they ask.
+    #[must_use]
+    pub fn in_lane(&self, lane: Lane) -> Self {
+        Self {
+            lane: Some(lane),
+            ..self.clone()
+        }
+    }
+
+    /// The lane of such a call.
+    fn lane(&self, family: CallFamily) -> Lane {
+        self.lane.unwrap_or_else(|| Lane::of(family))
     }
 
     /// What runner pods get as `GITHUB_URL`; ends in a slash.
@@ -144,6 +189,7 @@ impl GitHub {
             attempt: attempt.clone(),
             credential: Arc::clone(&self.credential),
             identity,
+            lane: self.lane(attempt.family()),
             freshness,
         };
         let request = http::request::Builder::new()
@@ -201,9 +247,14 @@ impl GitHub {
         )
     }
 
+    /// Forgets this credential's copies of the listing.
     async fn purge(&self, path: &str) {
+        self.purge_of(&self.credential, path).await;
+    }
+
+    async fn purge_of(&self, credential: &Credential, path: &str) {
         let address = format!("{}{path}", self.urls.api.trim_end_matches('/'));
-        cache::purge(self.shared.store(), &self.credential.id, &address).await;
+        cache::purge(self.shared.store(), &credential.id, &address).await;
     }
 }
 

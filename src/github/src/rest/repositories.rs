@@ -37,6 +37,11 @@ impl GitHub {
     }
 
     async fn repository_at(&self, path: &str, attempt: &Attempt) -> Result<Repository, Error> {
+        let work = |one: Self| async move { one.repository_as_one(path, attempt).await };
+        self.with_any(path, attempt, |_| false, work).await
+    }
+
+    async fn repository_as_one(&self, path: &str, attempt: &Attempt) -> Result<Repository, Error> {
         self.bounded(attempt, async {
             let reply = self.ask(Method::GET, path, attempt, Freshness::Cached).await?;
             if reply.status != StatusCode::OK {

@@ -113,26 +113,35 @@ impl GitHub {
         let fresh = |token: &RegistrationToken| {
             token.expires_at.duration_since(self.shared.now()) > REGISTRATION_TOKEN_MARGIN
         };
-        let work = self.bounded(&attempt, async {
-            let path = format!("{path}/registration-token");
-            let reply = self
-                .ask(Method::POST, &path, &attempt, Freshness::Uncached)
-                .await?;
-            if reply.status != StatusCode::CREATED {
-                return Err(self.refused(&attempt, &reply));
+        let work = |one: Self| {
+            let (path, attempt) = (&path, &attempt);
+            async move {
+                let call = one.bounded(attempt, one.create_registration_token(path, attempt));
+                let flight = one.credential.registrations.get(path);
+                flight.run(Join::Overlapping, fresh, call).await
             }
-            let answer: RegistrationAnswer =
-                serde_json::from_slice(&reply.body).map_err(|source| Error::malformed(&attempt, source))?;
-            Ok(RegistrationToken {
-                token: answer.token,
-                expires_at: answer.expires_at,
-            })
-        });
-        self.credential
-            .registrations
-            .get(&path)
-            .run(Join::Overlapping, fresh, work)
-            .await
+        };
+        self.with_any(&path, &attempt, |_| false, work).await
+    }
+
+    async fn create_registration_token(
+        &self,
+        runners: &str,
+        attempt: &Attempt,
+    ) -> Result<RegistrationToken, Error> {
+        let path = format!("{runners}/registration-token");
+        let reply = self
+            .ask(Method::POST, &path, attempt, Freshness::Uncached)
+            .await?;
+        if reply.status != StatusCode::CREATED {
+            return Err(self.refused(attempt, &reply));
+        }
+        let answer: RegistrationAnswer =
+            serde_json::from_slice(&reply.body).map_err(|source| Error::malformed(attempt, source))?;
+        Ok(RegistrationToken {
+            token: answer.token,
+            expires_at: answer.expires_at,
+        })
     }
 
     /// All runners of the scope, as old as GitHub's `Cache-Control` allows (a minute at most): many callers within a minute cost
@@ -160,26 +169,49 @@ impl GitHub {
     pub async fn remove_runner(&self, scope: &Scope, id: u64) -> Result<Removal, Error> {
         let attempt = Attempt::new(CallFamily::RemoveRunner, format!("remove runner {id} of {scope}"));
         let listing = path::of_runners(scope, &attempt)?;
+        let work = |one: Self| {
+            let (listing, attempt) = (&listing, &attempt);
+            async move { one.remove_as_one(scope, listing, id, attempt).await }
+        };
+        let removal = self.with_any(&listing, &attempt, |_| false, work).await?;
+        if !matches!(removal, Removal::Busy { .. }) {
+            for credential in self.pool.members() {
+                credential.listings.runners.get(&listing).void();
+                self.purge_of(credential, &listing).await;
+            }
+        }
+        Ok(removal)
+    }
+
+    async fn remove_as_one(
+        &self,
+        scope: &Scope,
+        listing: &str,
+        id: u64,
+        attempt: &Attempt,
+    ) -> Result<Removal, Error> {
         let path = format!("{listing}/{id}");
         let reply = self
             .bounded(
-                &attempt,
-                self.ask(Method::DELETE, &path, &attempt, Freshness::Uncached),
+                attempt,
+                self.ask(Method::DELETE, &path, attempt, Freshness::Uncached),
             )
             .await?;
-        let removal = match reply.status {
-            StatusCode::NO_CONTENT => Removal::Removed,
-            StatusCode::NOT_FOUND => Removal::Gone,
-            StatusCode::UNPROCESSABLE_ENTITY => {
-                return Ok(Removal::Busy {
-                    message: message(reply.status, &reply.body, &reply.secrets),
-                });
+        match reply.status {
+            StatusCode::NO_CONTENT => Ok(Removal::Removed),
+            StatusCode::NOT_FOUND => {
+                if self.may_be_hidden(listing) {
+                    // Whoever may not see the scope would call every runner gone, busy ones too: it has to show that it may.
+                    let proof = Attempt::new(CallFamily::ListRunners, format!("list the runners of {scope}"));
+                    self.pages(listing, &proof, Freshness::Revalidated).await?;
+                }
+                Ok(Removal::Gone)
             }
-            _ => return Err(self.refused(&attempt, &reply)),
-        };
-        self.credential.listings.runners.get(&listing).flight.void();
-        self.purge(&listing).await;
-        Ok(removal)
+            StatusCode::UNPROCESSABLE_ENTITY => Ok(Removal::Busy {
+                message: message(reply.status, &reply.body, &reply.secrets),
+            }),
+            _ => Err(self.refused(attempt, &reply)),
+        }
     }
 
     async fn runners(&self, scope: &Scope, freshness: Freshness) -> Result<Arc<Vec<RunnerInfo>>, Error> {

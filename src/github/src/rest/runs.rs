@@ -209,31 +209,42 @@ impl GitHub {
             format!("look at job {job_id} of {repository}"),
         );
         let actions = path::of_repository(repository, &attempt)? + "/actions";
-        self.bounded(&attempt, async {
-            let path = format!("{actions}/jobs/{job_id}");
-            let reply = self
-                .ask(Method::GET, &path, &attempt, Freshness::Uncached)
-                .await?;
-            match reply.status {
-                StatusCode::OK => serde_json::from_slice(&reply.body)
-                    .map(Some)
-                    .map_err(|source| Error::malformed(&attempt, source)),
-                StatusCode::NOT_FOUND => {
-                    // Runs, and not the repository itself: a credential may see that without seeing its workflows.
-                    let path = format!("{actions}/runs?per_page=1");
-                    let probe = self
-                        .ask(Method::GET, &path, &attempt, Freshness::Revalidated)
-                        .await?;
-                    if probe.status == StatusCode::OK {
-                        Ok(None)
-                    } else {
-                        Err(self.refused(&attempt, &probe))
-                    }
-                }
-                _ => Err(self.refused(&attempt, &reply)),
+        let work = |one: Self| {
+            let (actions, attempt) = (&actions, &attempt);
+            async move {
+                one.bounded(attempt, one.job_as_one(actions, job_id, attempt))
+                    .await
             }
-        })
-        .await
+        };
+        self.with_any(&actions, &attempt, |_| false, work).await
+    }
+
+    async fn job_as_one(
+        &self,
+        actions: &str,
+        job_id: u64,
+        attempt: &Attempt,
+    ) -> Result<Option<WorkflowJob>, Error> {
+        let path = format!("{actions}/jobs/{job_id}");
+        let reply = self.ask(Method::GET, &path, attempt, Freshness::Uncached).await?;
+        match reply.status {
+            StatusCode::OK => serde_json::from_slice(&reply.body)
+                .map(Some)
+                .map_err(|source| Error::malformed(attempt, source)),
+            StatusCode::NOT_FOUND => {
+                // Runs, and not the repository itself: a credential may see that without seeing its workflows.
+                let path = format!("{actions}/runs?per_page=1");
+                let probe = self
+                    .ask(Method::GET, &path, attempt, Freshness::Revalidated)
+                    .await?;
+                if probe.status == StatusCode::OK {
+                    Ok(None)
+                } else {
+                    Err(self.refused(attempt, &probe))
+                }
+            }
+            _ => Err(self.refused(attempt, &reply)),
+        }
     }
 
     async fn runs(

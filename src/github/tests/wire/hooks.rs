@@ -402,7 +402,7 @@ async fn the_apps_budget_is_its_own() {
         if seen.path.ends_with("/access_tokens") {
             return Reply::new(201, json!({"token": "ghs_1", "expires_at": expires_at})).budget(0, reset);
         }
-        log(seen, 1).budget(5, reset)
+        log(seen, 1).budget(4999, reset)
     });
     github
         .deliveries_while(&of_organization(), |_| true)
