@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
 use http::{HeaderValue, Method, StatusCode, header};
@@ -52,6 +52,8 @@ pub(crate) struct Listings {
     pub(super) groups: Shelf<Listing<RunnerGroup>>,
     pub(super) runs: Shelf<Listing<WorkflowRun>>,
     pub(super) jobs: Shelf<Listing<WorkflowJob>>,
+    /// The server lists all runners although one was asked for by its name: an older Enterprise Server.
+    pub(super) ignores_names: AtomicBool,
 }
 
 /// One listing: who is asking, and what was made of the last answer.

@@ -1,6 +1,6 @@
 //! Registration tokens, and listing and removing runners (spec 02 §3.5).
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use http::{Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
@@ -160,6 +160,35 @@ impl GitHub {
     /// [`Error`].
     pub async fn list_runners_fresh(&self, scope: &Scope) -> Result<Arc<Vec<RunnerInfo>>, Error> {
         self.runners(scope, Freshness::Revalidated).await
+    }
+
+    /// The runner of this name as of now: by the listing's filter, one small answer, or where the server does not know the filter
+    /// by a listing that is confirmed.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn find_runner(&self, scope: &Scope, name: &str) -> Result<Option<RunnerInfo>, Error> {
+        let ignores_names = &self.credential.listings.ignores_names;
+        let named = |runners: &[RunnerInfo]| runners.iter().find(|runner| runner.name == name).cloned();
+        if !ignores_names.load(Ordering::Relaxed) {
+            let what = format!("look for the runner {name} of {scope}");
+            let attempt = Attempt::new(CallFamily::ListRunners, what);
+            let path = path::of_runners(scope, &attempt)?;
+            let path = format!("{path}?name={}", path::escaped(name));
+            let pages = self.pages(&path, &attempt, Freshness::Uncached);
+            let pages = self.bounded(&attempt, pages).await?;
+            let mut found = Vec::new();
+            for page in &pages {
+                let page = RunnerInfo::on_page(&page.body);
+                found.extend(page.map_err(|source| Error::malformed(&attempt, source))?);
+            }
+            if found.iter().any(|runner| !runner.name.eq_ignore_ascii_case(name)) {
+                ignores_names.store(true, Ordering::Relaxed);
+            }
+            // All of them, or the one: either way an answer of now.
+            return Ok(named(&found));
+        }
+        Ok(named(&self.list_runners_fresh(scope).await?))
     }
 
     /// Removes a runner from the scope. Afterwards its listings are read anew.

@@ -262,6 +262,44 @@ async fn a_fresh_listing_is_confirmed_although_the_cached_one_is_fresh() {
 }
 
 #[tokio::test]
+async fn one_runner_is_looked_for_by_its_name_where_the_server_can() {
+    let rig = Rig::new().await;
+    let github = rig.client(token("a"));
+    rig.fake.script(|seen| {
+        let wanted = seen.path.contains("name=a%20b");
+        Reply::listing(if wanted { &["a b"] } else { &[] }).etag(seen, "\"v1\"")
+    });
+    for (name, id) in [("a b", Some(1)), ("c", None), ("a b", Some(1))] {
+        let found = github.find_runner(&acme(), name).await.unwrap();
+        assert_eq!(found.map(|runner| runner.id), id, "{name}");
+    }
+    let seen = rig.fake.take();
+    let answers_of_now = seen.iter().all(|seen| seen.header("if-none-match").is_empty());
+    assert!(seen.len() == 3 && answers_of_now, "{seen:?}");
+
+    // An older Enterprise Server lists all of them: it is not asked by name again, and its listing is shared and confirmed.
+    let github = rig.client(token("b"));
+    rig.fake
+        .script(|seen| Reply::listing(&["x", "y"]).etag(seen, "\"v1\""));
+    for (name, id) in [("y", Some(2)), ("z", None), ("x", Some(1))] {
+        let found = github.find_runner(&acme(), name).await.unwrap();
+        assert_eq!(found.map(|runner| runner.id), id, "{name}");
+    }
+    let asked: Vec<bool> = rig
+        .fake
+        .take()
+        .iter()
+        .map(|seen| seen.path.contains("name="))
+        .collect();
+    assert_eq!(asked, [true, false, false]);
+    rig.fake.script(|_| Reply::new(502, ""));
+    assert!(
+        github.find_runner(&acme(), "x").await.is_err(),
+        "unknown is not absent"
+    );
+}
+
+#[tokio::test]
 async fn budgets_are_reported_by_live_answers_only() {
     let rig = Rig::new().await;
     let github = rig.client(token("a"));
