@@ -17,4 +17,5 @@ pub mod process;
 pub mod proxy;
 pub mod scenarios;
 pub mod terminal;
+pub mod volumes;
 pub mod world;

@@ -238,18 +238,20 @@ pub struct ManagerCommand {
     pub command: Command,
     /// `http://…/metrics`.
     pub metrics_url: String,
+    /// Where its admission webhooks are, when it has a certificate.
+    pub webhook_port: u16,
 }
 
 impl ManagerConfig {
     /// The command line, with free ports.
     pub fn command(&self) -> Result<ManagerCommand> {
-        let (metrics, health) = (free_port()?, free_port()?);
+        let (metrics, health, webhook_port) = (free_port()?, free_port()?, free_port()?);
         let mut args = flags(&[
             ("kubeconfig", &path(&self.kubeconfig)),
             ("metrics-addr", &format!("127.0.0.1:{metrics}")),
             ("health-probe-bind-address", &format!("127.0.0.1:{health}")),
             // Opened only where there is a certificate; two managers must not share 9443.
-            ("port", &free_port()?.to_string()),
+            ("port", &webhook_port.to_string()),
             ("github-token", &self.github_token),
             ("github-url", &self.github_url),
             ("runner-github-url", &self.runner_github_url),
@@ -270,6 +272,7 @@ impl ManagerConfig {
         Ok(ManagerCommand {
             command,
             metrics_url: format!("http://127.0.0.1:{metrics}/metrics"),
+            webhook_port,
         })
     }
 }

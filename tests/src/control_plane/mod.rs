@@ -51,7 +51,8 @@ pub const WEBHOOK_SERVER: &str = "system:serviceaccount:muster-system:github-web
 
 /// The controllers that the testbed needs of kube-controller-manager.
 const CONTROLLERS: &str = "statefulset-controller,garbage-collector-controller,namespace-controller,\
-serviceaccount-controller,serviceaccount-token-controller,persistentvolumeclaim-protection-controller";
+serviceaccount-controller,serviceaccount-token-controller,persistentvolume-binder-controller,\
+persistentvolume-protection-controller,persistentvolumeclaim-protection-controller";
 /// Each stage of the start must be over within this time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 /// Time between two looks at something that is starting.

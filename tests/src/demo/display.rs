@@ -8,8 +8,14 @@ use std::{
 
 use futures::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kube::runtime::{WatchStreamExt, watcher};
-use muster_crds::legacy::RunnerDeployment;
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject},
+    core::GroupVersionKind,
+    runtime::{WatchStreamExt, watcher},
+};
+use muster_crds::keys;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -182,15 +188,19 @@ async fn live(jobs: usize, standing: &impl Fn() -> Standing) {
     }
 }
 
-/// Keeps `desired` at what the deployments of the world ask for.
+/// Keeps `desired` at what the pools of the world ask for.
 async fn follow(world: &World, desired: &tokio::sync::watch::Sender<i64>) {
-    let events = watcher(world.api::<RunnerDeployment>(), watcher::Config::default())
+    let kind = GroupVersionKind::gvk(keys::GROUP, keys::VERSION, world.kind.name());
+    let resource = ApiResource::from_gvk(&kind);
+    let pools: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.ns, &resource);
+    let events = watcher(pools, watcher::Config::default())
         .default_backoff()
         .applied_objects();
     let mut events = pin!(events);
     while let Some(event) = events.next().await {
-        if let Ok(deployment) = event {
-            desired.send_replace(deployment.spec.replicas.unwrap_or_default());
+        if let Ok(pool) = event {
+            let replicas = pool.data.pointer("/spec/replicas").and_then(Value::as_i64);
+            desired.send_replace(replicas.unwrap_or_default());
         }
     }
 }

@@ -2,7 +2,7 @@
 //! runs it as a program, tests call [`run`].
 //!
 //! It starts a control plane, a fake GitHub, a simulated kubelet and the real binaries, applies
-//! `config/samples/demo.yaml`, lets GitHub queue jobs whose signed webhooks do the rest, and waits until nothing is
+//! `config/samples/demo.yaml` (or `demo-runnerset.yaml`), lets GitHub queue jobs whose signed webhooks do the rest, and waits until nothing is
 //! left of the runners.
 
 mod display;
@@ -36,18 +36,18 @@ use crate::{
     keeper::{target_dir, workspace_dir},
     process,
     terminal::{Terminal, write_line},
-    world::{ORGANIZATION, World, WorldBuilder},
+    world::{Kind, ORGANIZATION, World, WorldBuilder},
 };
 
 pub(crate) use self::metrics::value as metric_value;
 pub use self::{
-    options::{Kind, Options},
+    options::Options,
     report::{LeftBehind, Report, Spread, rounded},
 };
 
 /// Begins the name of the demo's namespace.
 const NAMESPACE: &str = "muster-demo";
-/// What the sample is called, and its objects.
+/// What the sample's objects are called.
 const SAMPLE: &str = "demo";
 /// How long the end of everything may take after the last job.
 const TAIL: Duration = Duration::from_mins(1);
@@ -74,6 +74,12 @@ pub async fn run(
     let begun = Instant::now();
     if options.release_bins {
         process::use_binaries_of(&target_dir().join("release"))?;
+    }
+    if options.existing_cluster && options.kind == Kind::RunnerSet {
+        bail!(
+            "--kind runnerset needs a control plane of its own: the API server of another cluster cannot ask the manager \
+             on this machine for the registration tokens of a StatefulSet's pods; leave out --existing-cluster"
+        );
     }
     let world = if options.existing_cluster {
         // Not cut off half way: what was made there must be known to be removed.
@@ -202,7 +208,7 @@ async fn start_on_existing(options: &Options, terminal: Terminal) -> Result<Worl
 
 async fn start_world(options: &Options, builder: WorldBuilder, terminal: Terminal) -> Result<World> {
     let step = terminal.step("Muster");
-    let mut builder = builder.seed(options.seed);
+    let mut builder = builder.kind(options.kind).seed(options.seed);
     if let Some(delay) = &options.scale_down_delay {
         builder = builder.manager_flag(&format!("--default-scale-down-delay={delay}"));
     }
@@ -236,7 +242,8 @@ async fn play(world: &World, options: &Options, terminal: Terminal, begun: Insta
     let step = terminal.step("sample");
     apply_sample(world, options).await?;
     step.done(format_args!(
-        "config/samples/{SAMPLE}.yaml in namespace {}",
+        "config/samples/{}.yaml in namespace {}",
+        sample_name(options.kind),
         world.ns
     ));
     let start_seconds = rounded(begun.elapsed());
@@ -249,6 +256,9 @@ async fn play(world: &World, options: &Options, terminal: Terminal, begun: Insta
     report.cleaned_up_ms = u64::try_from(last.elapsed().as_millis()).unwrap_or_default();
     report.left = left.into();
     report.leftovers = left.total();
+    if let Some(storage) = &world.storage {
+        report.read_volumes(&storage.counters(), volumes_left(world).await?);
+    }
     report.kills = played.kills;
     report.seed = options.seed;
     report.start_seconds = start_seconds;
@@ -273,12 +283,21 @@ async fn play(world: &World, options: &Options, terminal: Terminal, begun: Insta
     Ok(report)
 }
 
+/// Claims and volumes that are left and that nobody keeps.
+async fn volumes_left(world: &World) -> Result<usize> {
+    match world.storage {
+        Some(_) => world.volume_leaks().await.map(|leaks| leaks.len()),
+        None => Ok(0),
+    }
+}
+
 /// Waits until nothing is left, for a bounded time; answers what is there at the end.
 async fn wait_for_nothing(world: &World) -> Result<crate::world::Leftovers> {
     let end = Instant::now() + TAIL;
     loop {
         let left = world.leftovers().await?;
-        if left.is_none() || Instant::now() > end {
+        let is_kept_well = volumes_left(world).await? == 0;
+        if (left.is_none() && is_kept_well) || Instant::now() > end {
             return Ok(left);
         }
         world.check_alive().await?;
@@ -288,10 +307,10 @@ async fn wait_for_nothing(world: &World) -> Result<crate::world::Leftovers> {
 
 /// Applies the sample and waits until both processes know it.
 async fn apply_sample(world: &World, options: &Options) -> Result<()> {
-    let path = sample_path();
+    let path = sample_path(options.kind);
     let yaml = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     for mut document in manifests::parse(&yaml)? {
-        adapt(&mut document, options);
+        adapt(&mut document, options, &world.ns);
         let yaml = serde_json::to_string(&document).context("could not write the manifest")?;
         world.apply(&yaml).await?;
     }
@@ -303,16 +322,31 @@ async fn apply_sample(world: &World, options: &Options) -> Result<()> {
     world.until("both processes know the sample", SEEN, seen).await
 }
 
-fn sample_path() -> PathBuf {
+fn sample_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::RunnerDeployment => "demo",
+        Kind::RunnerSet => "demo-runnerset",
+    }
+}
+
+fn sample_path(kind: Kind) -> PathBuf {
     workspace_dir()
         .join("config")
         .join("samples")
-        .join(SAMPLE)
+        .join(sample_name(kind))
         .with_extension("yaml")
 }
 
-/// Changes a document of the sample as the options ask for.
-fn adapt(document: &mut Value, options: &Options) {
+/// Changes a document of the sample as the options ask for. Claims get volumes of the storage class `class`.
+fn adapt(document: &mut Value, options: &Options, class: &str) {
+    let claims = document
+        .pointer_mut("/spec/volumeClaimTemplates")
+        .and_then(Value::as_array_mut);
+    for claim in claims.into_iter().flatten() {
+        if let Some(spec) = claim.pointer_mut("/spec").and_then(Value::as_object_mut) {
+            spec.insert("storageClassName".to_owned(), json!(class));
+        }
+    }
     let is_autoscaler = document.pointer("/kind") == Some(&json!("HorizontalRunnerAutoscaler"));
     if let (true, Some(most)) = (is_autoscaler, options.max_replicas)
         && let Some(spec) = document.pointer_mut("/spec").and_then(Value::as_object_mut)
@@ -354,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_sample_is_adapted_to_the_options() {
-        let yaml = fs::read_to_string(sample_path()).unwrap();
+        let yaml = fs::read_to_string(sample_path(Kind::RunnerDeployment)).unwrap();
         let options = Options {
             max_replicas: Some(7),
             existing_cluster: true,
@@ -362,7 +396,7 @@ mod tests {
         };
         let mut documents = manifests::parse(&yaml).unwrap();
         for document in &mut documents {
-            adapt(document, &options);
+            adapt(document, &options, "fast");
         }
         let text = serde_json::to_string(&documents).unwrap();
         assert!(text.contains(r#""maxReplicas":7"#), "{text}");
@@ -370,5 +404,12 @@ mod tests {
             text.contains(r#""nodeSelector":{"muster.dev/simulated":"true"}"#),
             "{text}"
         );
+        let yaml = fs::read_to_string(sample_path(Kind::RunnerSet)).unwrap();
+        let mut documents = manifests::parse(&yaml).unwrap();
+        for document in &mut documents {
+            adapt(document, &Options::default(), "fast");
+        }
+        let text = serde_json::to_string(&documents).unwrap();
+        assert_eq!(text.matches(r#""storageClassName":"fast""#).count(), 1, "{text}");
     }
 }

@@ -2,21 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+
+use crate::world::Kind;
 
 /// Jobs of a demo that was told nothing.
 const DEFAULT_JOBS: usize = 20;
 /// Jobs of one wave of a demo that was told nothing.
 const DEFAULT_WAVE: usize = 10;
-
-/// What scales.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// `RunnerDeployment`.
-    #[default]
-    #[value(name = "runnerdeployment")]
-    RunnerDeployment,
-}
 
 /// The command line of the demo.
 #[derive(Clone, Debug, Parser)]
@@ -145,5 +138,7 @@ mod tests {
         assert_eq!(parsed.job_seconds, Duration::from_millis(500));
         assert!(Options::try_parse_from(["demo", "--job-seconds=-1"]).is_err());
         assert!(Options::try_parse_from(["demo", "--kind=statefulset"]).is_err());
+        let parsed = Options::try_parse_from(["demo", "--kind=runnerset"]).unwrap();
+        assert_eq!(parsed.kind, Kind::RunnerSet);
     }
 }

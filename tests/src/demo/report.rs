@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     github::{JobState, JobView},
     kubelet::PodTrace,
+    volumes::VolumeCounters,
     world::{Leftovers, World},
 };
 
@@ -51,6 +52,8 @@ pub struct LeftBehind {
     pub pods: usize,
     /// `Runner` objects.
     pub runners: usize,
+    /// `StatefulSet` objects.
+    pub stateful_sets: usize,
     /// Runners that GitHub knows.
     pub registered: usize,
     /// Live entries of the ledger.
@@ -62,10 +65,24 @@ impl From<Leftovers> for LeftBehind {
         Self {
             pods: left.pods,
             runners: left.runners,
+            stateful_sets: left.stateful_sets,
             registered: left.registered,
             live_reservations: left.live_reservations,
         }
     }
+}
+
+/// What became of the runners' volumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Volumes {
+    /// Volumes that were made.
+    pub volumes_created: usize,
+    /// Times that a runner got a volume that another one had used before.
+    pub volumes_reused: usize,
+    /// Claims and volumes that nobody uses or keeps.
+    pub volume_leaks: usize,
+    /// Times that a volume was in use by two runners at once.
+    pub volume_double_mounts: usize,
 }
 
 /// The result of a demo; its JSON is the last line of `demo --json`.
@@ -113,6 +130,9 @@ pub struct Report {
     pub kills: usize,
     /// The most pods at one moment.
     pub most_pods: usize,
+    /// What became of volumes, where runners have some.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<Volumes>,
     /// From the first job's queueing to the last job's end.
     pub seconds: f64,
     /// From the start of the program until everything was up.
@@ -156,6 +176,16 @@ impl Report {
         report
     }
 
+    /// Adds what became of the volumes, `leaks` of which are left to nobody.
+    pub fn read_volumes(&mut self, counters: &VolumeCounters, leaks: usize) {
+        self.volumes = Some(Volumes {
+            volumes_created: counters.created,
+            volumes_reused: counters.reused,
+            volume_leaks: leaks,
+            volume_double_mounts: counters.double_mounts,
+        });
+    }
+
     fn read_jobs(&mut self, jobs: &[JobView], pods: &[PodTrace]) {
         for job in jobs {
             match (job.state, job.conclusion.as_deref()) {
@@ -196,8 +226,22 @@ impl Report {
         let left = &self.left;
         note(left.pods, "pods are left");
         note(left.runners, "Runner objects are left");
+        note(left.stateful_sets, "StatefulSets are left");
         note(left.registered, "runners are still registered with GitHub");
         note(left.live_reservations, "reservations are left");
+        if let Some(volumes) = &self.volumes {
+            let needed = self.jobs.saturating_sub(self.most_pods);
+            note(volumes.volume_leaks, "claims or volumes are left to nobody");
+            note(volumes.volume_double_mounts, "times a volume was in use twice");
+            note(
+                volumes.volumes_created.saturating_sub(self.most_pods),
+                "volumes more than runners at once were made",
+            );
+            note(
+                needed.saturating_sub(volumes.volumes_reused),
+                "runners got a new volume although one was free",
+            );
+        }
         if problems.is_empty() && self.completed != self.jobs {
             problems.push(format!("{} of {} jobs were completed", self.completed, self.jobs));
         }
@@ -218,9 +262,14 @@ impl Report {
                 self.busy_deleted, self.stranded
             ),
             format!(
-                "left over: {} pods, {} Runners, {} registered, {} reservations ({:.1} s after the last job)",
+                "left over: {} pods, {} {}, {} registered, {} reservations ({:.1} s after the last job)",
                 self.left.pods,
-                self.left.runners,
+                self.left.runners + self.left.stateful_sets,
+                if self.volumes.is_some() {
+                    "StatefulSets"
+                } else {
+                    "Runners"
+                },
                 self.left.registered,
                 self.left.live_reservations,
                 Duration::from_millis(self.cleaned_up_ms).as_secs_f32(),
@@ -238,6 +287,15 @@ impl Report {
                 "writes to the API server: {writes} ({} a job), and {} of the kubelet",
                 each.unwrap_or_default(),
                 self.kubelet_writes
+            ));
+        }
+        if let Some(volumes) = &self.volumes {
+            lines.push(format!(
+                "volumes: {} made, {} times used again, {} leaked, {} in use twice",
+                volumes.volumes_created,
+                volumes.volumes_reused,
+                volumes.volume_leaks,
+                volumes.volume_double_mounts
             ));
         }
         if self.kills > 0 {
@@ -289,7 +347,31 @@ mod tests {
         assert!(report.problems().is_empty());
         report.completed = 1;
         assert_eq!(report.problems(), ["1 of 2 jobs were completed"]);
-        report.stranded = 1;
+        report.completed = 2;
+        let volumes = VolumeCounters {
+            created: 1,
+            reused: 1,
+            ..VolumeCounters::default()
+        };
+        report.most_pods = 1;
+        report.read_volumes(&volumes, 0);
+        assert!(report.problems().is_empty(), "{:?}", report.problems());
+        report.read_volumes(
+            &VolumeCounters {
+                created: 2,
+                ..volumes
+            },
+            1,
+        );
+        assert_eq!(
+            report.problems(),
+            [
+                "1 claims or volumes are left to nobody",
+                "1 volumes more than runners at once were made"
+            ]
+        );
+        report.volumes = None;
+        (report.completed, report.stranded) = (1, 1);
         report.left.pods = 3;
         assert_eq!(
             report.problems(),

@@ -31,6 +31,8 @@ use kube::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::volumes::{Node, SimStorage};
+
 pub use self::{
     fault::{Fault, FaultRule, Strike, When},
     ledger::{Counters, JobOutcome, JobRun, PodTrace},
@@ -39,6 +41,7 @@ pub use self::{
 use self::{
     fault::Fate,
     ledger::Ledger,
+    node::NodeObject,
     pod::{PodTask, Seen},
 };
 
@@ -49,6 +52,10 @@ pub struct SimOptions {
     pub namespace: Option<String>,
     /// The node's name.
     pub node: String,
+    /// Further nodes, each with a Node object; pods with claims go to these alone when there are any.
+    pub nodes: Vec<Node>,
+    /// Where the volumes of claims come from. Without it, claims are not looked at.
+    pub storage: Option<Arc<SimStorage>>,
     /// Make a Node object, and keep it alive as a kubelet does (for clusters with a node controller).
     pub node_object: bool,
     /// Time until a new pod is bound to the node.
@@ -66,6 +73,8 @@ impl Default for SimOptions {
         Self {
             namespace: None,
             node: "muster-sim".to_owned(),
+            nodes: Vec::new(),
+            storage: None,
             node_object: false,
             schedule_delay: Duration::ZERO..=Duration::ZERO,
             start_delay: Duration::ZERO..=Duration::ZERO,
@@ -85,12 +94,27 @@ struct Shared {
     strikes: Mutex<HashMap<String, mpsc::UnboundedSender<Strike>>>,
 }
 
+impl Shared {
+    /// The nodes that are objects. Real pods are kept away from the one on somebody's cluster.
+    fn node_objects(&self) -> Vec<NodeObject> {
+        let lone = self.options.node_object.then(|| NodeObject {
+            node: Node::new(&self.options.node),
+            tainted: true,
+        });
+        let further = self.options.nodes.iter().map(|node| NodeObject {
+            node: node.clone(),
+            tainted: false,
+        });
+        lone.into_iter().chain(further).collect()
+    }
+}
+
 /// The one place where the simulation reads the machine's clock, as a kubelet does for its statuses.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the world outside: its clock is the real one"
 )]
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::now()
 }
 
@@ -131,11 +155,8 @@ impl SimKubelet {
         let ended = stop.clone();
         let serving = serve(client.clone(), shared.clone(), stop.clone(), tasks.clone());
         tasks.spawn(async move { ended.run_until_cancelled(serving).await });
-        if shared.options.node_object {
-            let (ended, keeping) = (
-                stop.clone(),
-                node::keep(client.clone(), shared.options.node.clone()),
-            );
+        for node in shared.node_objects() {
+            let (ended, keeping) = (stop.clone(), node::keep(client.clone(), node));
             tasks.spawn(async move { ended.run_until_cancelled(keeping).await });
         }
         Ok(Self {
@@ -184,8 +205,8 @@ impl SimKubelet {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        if self.shared.options.node_object {
-            node::forget(&self.client, &self.shared.options.node).await?;
+        for node in self.shared.node_objects() {
+            node::forget(&self.client, &node.node.name).await?;
         }
         Ok(())
     }

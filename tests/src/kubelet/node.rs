@@ -4,24 +4,32 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
 
-use crate::control_plane::manifests::FIELD_MANAGER;
+use crate::{control_plane::manifests::FIELD_MANAGER, volumes::Node};
 
 /// A kubelet renews its lease this often.
 const RENEW: Duration = Duration::from_secs(10);
 /// Label, and key of the taint that keeps real pods away.
 const SIMULATED: &str = "muster.dev/simulated";
 
+/// A node that is an object of the API.
+#[derive(Clone, Debug)]
+pub(super) struct NodeObject {
+    pub(super) node: Node,
+    /// Keeps pods away that do not tolerate it.
+    pub(super) tainted: bool,
+}
+
 /// Makes the node and renews its lease, for ever.
-pub(super) async fn keep(client: Client, name: String) {
+pub(super) async fn keep(client: Client, node: NodeObject) {
     loop {
-        if let Err(error) = announce(&client, &name).await {
+        if let Err(error) = announce(&client, &node).await {
             tracing::debug!(
                 error = format!("{error:#}"),
                 "The simulated node could not report"
@@ -31,16 +39,19 @@ pub(super) async fn keep(client: Client, name: String) {
     }
 }
 
-async fn announce(client: &Client, name: &str) -> Result<()> {
+async fn announce(client: &Client, object: &NodeObject) -> Result<()> {
+    let name = &object.node.name;
+    let mut labels = object.node.labels.clone();
+    labels.insert(SIMULATED.to_owned(), "true".to_owned());
+    let taint = json!([{"key": SIMULATED, "value": "true", "effect": "NoSchedule"}]);
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let now = super::now();
     let stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let nodes: Api<Node> = Api::all(client.clone());
+    let nodes: Api<v1::Node> = Api::all(client.clone());
     let node = json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": {"name": name, "labels": {
-            "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", SIMULATED: "true"}},
-        "spec": {"taints": [{"key": SIMULATED, "value": "true", "effect": "NoSchedule"}]},
+        "metadata": {"name": name, "labels": labels},
+        "spec": if object.tainted { json!({"taints": taint}) } else { json!({}) },
     });
     nodes
         .patch(name, &params, &Patch::Apply(&node))
@@ -71,7 +82,7 @@ async fn announce(client: &Client, name: &str) -> Result<()> {
 
 /// Removes the node and its lease.
 pub(super) async fn forget(client: &Client, name: &str) -> Result<()> {
-    let nodes: Api<Node> = Api::all(client.clone());
+    let nodes: Api<v1::Node> = Api::all(client.clone());
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let params = DeleteParams::default();
     for removed in [

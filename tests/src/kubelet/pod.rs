@@ -19,6 +19,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::volumes::{Bound, Placement};
+
 use super::{
     Shared,
     environment::{Environment, RUNNER},
@@ -34,6 +36,9 @@ const BACKOFF: [Duration; 4] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
 ];
+
+/// A pod that finds no node looks again so often, whatever changes.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The latest version of the object, or `None` when it is gone.
 pub(super) type Seen = Option<Arc<Pod>>;
@@ -69,6 +74,7 @@ impl PodTask {
             }
         }
         self.shared.ledger.gone(&self.uid);
+        self.unmount();
     }
 
     async fn live(&mut self) -> Result<(), Gone> {
@@ -79,10 +85,10 @@ impl PodTask {
             self.until_deleted().await?;
             return self.remove().await;
         }
-        if self.schedule(&pod, fault).await? == Reached::Deleted {
+        let Some(place) = self.schedule(&pod, fault).await? else {
             // Never on a node: the API server needs nobody's word to let it go.
             return Ok(());
-        }
+        };
         let started = super::now();
         if fault == Some(Fault::NeverReady) {
             self.patch(Stage::ImagePull, started).await?;
@@ -96,6 +102,7 @@ impl PodTask {
         if self.wait(delay).await? == Reached::Deleted {
             return self.remove().await;
         }
+        self.mount(&place);
         self.patch(Stage::Running, started).await?;
         self.shared.ledger.running(&self.uid);
 
@@ -116,6 +123,7 @@ impl PodTask {
         self.shared.ledger.ended(&self.uid);
         let Ok(stopped) = stopped else {
             // Deleted by force under the running containers.
+            self.unmount();
             agent.bury().await;
             return Err(Gone);
         };
@@ -133,6 +141,20 @@ impl PodTask {
             agent.bury().await;
         }
         self.end(stage, started).await
+    }
+
+    /// The containers are about to use the pod's volumes.
+    fn mount(&self, place: &Place) {
+        if let Some(storage) = &self.shared.options.storage {
+            storage.mount(&self.uid, &self.name, &place.node, &place.volumes);
+        }
+    }
+
+    /// No container of the pod runs any more, as far as the node can tell.
+    fn unmount(&self) {
+        if let Some(storage) = &self.shared.options.storage {
+            storage.unmount(&self.uid);
+        }
     }
 
     /// Reports the end of the runner, waits for the pod's deletion, and confirms it.
@@ -153,6 +175,9 @@ impl PodTask {
             return self.remove().await;
         }
         let pod = self.patch(stage, started).await?;
+        if is_finished_phase(&pod) {
+            self.unmount();
+        }
         self.until_deleted().await?;
         if !is_finished_phase(&pod) {
             self.patch(last, started).await?;
@@ -202,18 +227,65 @@ impl PodTask {
         }
     }
 
-    async fn schedule(&mut self, pod: &Pod, fault: Option<Fault>) -> Result<Reached, Gone> {
-        if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
-            return Ok(Reached::End);
+    /// Finds a node for the pod, where its volumes can be. `None` when it was deleted before it had one.
+    async fn place(&mut self) -> Result<Option<Place>, Gone> {
+        let Some(storage) = self.shared.options.storage.clone() else {
+            return Ok(Some(Place {
+                node: self.shared.options.node.clone(),
+                volumes: Vec::new(),
+            }));
+        };
+        let mut changes = storage.changes();
+        let mut said = None;
+        loop {
+            changes.borrow_and_update();
+            let pod = self.pod()?;
+            if pod.metadata.deletion_timestamp.is_some() {
+                self.until_deleted().await?;
+                return Ok(None);
+            }
+            match storage.place(&pod).await {
+                Placement::On { node, volumes } => return Ok(Some(Place { node, volumes })),
+                Placement::Waits(Some(reason)) if said.as_ref() != Some(&reason) => {
+                    let patch = status::unschedulable(&pod, &reason, super::now());
+                    let params = PatchParams::default();
+                    let patched = self
+                        .api
+                        .patch_status(&self.name, &params, &Patch::Merge(&patch))
+                        .await;
+                    // Said again at the next look when it was not heard.
+                    if patched.is_ok() {
+                        self.shared.ledger.wrote();
+                        said = Some(reason);
+                    }
+                }
+                Placement::Waits(_) => {}
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = sleep(LOOK) => {}
+                changed = self.seen.changed() => changed.map_err(|_| Gone)?,
+            }
+        }
+    }
+
+    /// Binds the pod to a node. `None` when it was deleted before.
+    async fn schedule(&mut self, pod: &Pod, fault: Option<Fault>) -> Result<Option<Place>, Gone> {
+        if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
+            let volumes = Vec::new();
+            return Ok(Some(Place { node, volumes }));
         }
         if fault == Some(Fault::NeverScheduled) {
             self.until_deleted().await?;
-            return Ok(Reached::Deleted);
+            return Ok(None);
         }
         let delay = self.shared.fate.draw(&self.shared.options.schedule_delay);
         if self.wait(delay).await? == Reached::Deleted {
-            return Ok(Reached::Deleted);
+            return Ok(None);
         }
+        let Some(place) = self.place().await? else {
+            return Ok(None);
+        };
         let binding = Binding {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
@@ -222,7 +294,7 @@ impl PodTask {
             },
             target: ObjectReference {
                 kind: Some("Node".to_owned()),
-                name: Some(self.shared.options.node.clone()),
+                name: Some(place.node.clone()),
                 ..ObjectReference::default()
             },
         };
@@ -235,16 +307,13 @@ impl PodTask {
             match bound {
                 Ok(_) => {
                     self.shared.ledger.wrote();
-                    return Ok(Reached::End);
+                    return Ok(Some(place));
                 }
                 Err(kube::Error::Api(status)) if status.is_not_found() => return Err(Gone),
                 // A real scheduler was faster, or the pod is being deleted.
                 Err(kube::Error::Api(status)) if status.is_conflict() => {
-                    return Ok(if self.pod()?.metadata.deletion_timestamp.is_some() {
-                        Reached::Deleted
-                    } else {
-                        Reached::End
-                    });
+                    let is_deleted = self.pod()?.metadata.deletion_timestamp.is_some();
+                    return Ok((!is_deleted).then_some(place));
                 }
                 Err(error) => self.back_off("bind", &error, &mut attempt).await?,
             }
@@ -273,6 +342,8 @@ impl PodTask {
 
     /// Confirms that the containers are gone. Finalizers may keep the object for longer.
     async fn remove(&mut self) -> Result<(), Gone> {
+        // Before the object goes: a node confirms only what it has let go of.
+        self.unmount();
         self.shared.ledger.deleted(&self.uid);
         if self.pod()?.metadata.deletion_grace_period_seconds == Some(0) {
             // Nothing to confirm: the API server waits for finalizers only.
@@ -337,6 +408,12 @@ impl PodTask {
     fn pod(&mut self) -> Result<Arc<Pod>, Gone> {
         self.seen.borrow_and_update().clone().ok_or(Gone)
     }
+}
+
+/// Where a pod is, and what it uses there.
+struct Place {
+    node: String,
+    volumes: Vec<Bound>,
 }
 
 /// Why a wait ended.

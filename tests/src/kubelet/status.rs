@@ -62,11 +62,28 @@ pub(super) fn patch(pod: &Pod, stage: Stage, started: Timestamp, now: Timestamp)
             "hostIPs": [{"ip": "127.0.0.1"}],
             "podIP": address,
             "podIPs": address.map(|ip| json!([{"ip": ip}])),
-            "conditions": conditions(stage, now),
+            "conditions": conditions(pod, stage, now),
             "containerStatuses": statuses,
             "initContainerStatuses": (!init.is_empty()).then_some(init),
         },
     })
+}
+
+/// What the scheduler says of a pod that fits nowhere.
+pub(super) fn unschedulable(pod: &Pod, message: &str, now: Timestamp) -> Value {
+    let said = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let mut all: Vec<Value> = said
+        .filter(|condition| condition.type_ != "PodScheduled")
+        .map(|condition| json!(condition))
+        .collect();
+    all.push(
+        json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+            "lastTransitionTime": time(now)}),
+    );
+    json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": all}})
 }
 
 fn phase(stage: Stage) -> &'static str {
@@ -78,7 +95,8 @@ fn phase(stage: Stage) -> &'static str {
     }
 }
 
-fn conditions(stage: Stage, now: Timestamp) -> Value {
+/// The kubelet's own conditions, and those of others as they are.
+fn conditions(pod: &Pod, stage: Stage, now: Timestamp) -> Value {
     let ready = stage == Stage::Running;
     let reason = match stage {
         Stage::Running => None,
@@ -90,12 +108,19 @@ fn conditions(stage: Stage, now: Timestamp) -> Value {
         let status = if holds { "True" } else { "False" };
         json!({"type": kind, "status": status, "reason": reason, "lastTransitionTime": time(now)})
     };
-    json!([
+    let mut all = vec![
         condition("PodScheduled", true, None),
         condition("Initialized", true, None),
         condition("ContainersReady", ready, reason),
         condition("Ready", ready, reason),
-    ])
+    ];
+    let old = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let foreign = old.filter(|condition| condition.type_.contains('/'));
+    all.extend(foreign.map(|condition| json!(condition)));
+    Value::Array(all)
 }
 
 fn container_status(

@@ -18,6 +18,8 @@ pub struct Leftovers {
     pub pods: usize,
     /// `Runner` objects.
     pub runners: usize,
+    /// `StatefulSet` objects.
+    pub stateful_sets: usize,
     /// Runners that GitHub knows.
     pub registered: usize,
     /// Reservations that still count.
@@ -32,7 +34,7 @@ impl Leftovers {
 
     /// The sum.
     pub fn total(&self) -> usize {
-        self.pods + self.runners + self.registered + self.live_reservations
+        self.pods + self.runners + self.stateful_sets + self.registered + self.live_reservations
     }
 }
 
@@ -87,6 +89,7 @@ impl World {
         Ok(Leftovers {
             pods: self.pods().await?.len(),
             runners: self.runners().await?.len(),
+            stateful_sets: self.stateful_sets().await?.len(),
             registered: self.github.runners().len(),
             live_reservations,
         })
@@ -138,6 +141,7 @@ impl World {
                 )?;
             }
         }
+        self.describe_sets(text).await?;
         for runner in self.runners().await.unwrap_or_default() {
             let (deleted, status) = (runner.metadata.deletion_timestamp.is_some(), &runner.status);
             writeln!(text, "runner {}: deleted={deleted} {status:?}", runner.name_any())?;

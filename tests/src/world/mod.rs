@@ -2,8 +2,11 @@
 //! server as processes, in a namespace of its own. Scenarios read like the domain; they assert outcomes, never the
 //! order of calls.
 
+mod admission;
 mod cluster;
+mod keeping;
 mod look;
+mod metrics;
 mod pools;
 mod processes;
 mod tear_down;
@@ -17,7 +20,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use kube::{Api, Client};
+use kube::{Api, Client, api::DynamicObject};
 use muster_crds::legacy::{
     GitHubEventScaleUpTriggerSpec, HorizontalRunnerAutoscaler, HorizontalRunnerAutoscalerSpec, RunnerConfig,
     RunnerDeployment, RunnerDeploymentSpec, RunnerSpec, RunnerTemplate, ScaleTargetRef, ScaleUpTrigger,
@@ -33,6 +36,7 @@ use crate::{
     kubelet::{SimKubelet, SimOptions},
     process::Process,
     proxy::{Balancer, FaultProxy},
+    volumes::{BindingMode, Node, ReclaimPolicy, SimStorage, StorageOptions},
 };
 
 use self::{
@@ -62,6 +66,8 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct WorldBuilder {
     name: String,
     kind: Kind,
+    zones: Vec<String>,
+    storage: Option<(BindingMode, ReclaimPolicy)>,
     cluster: Option<Cluster>,
     github: FakeGitHubOptions,
     sim: SimOptions,
@@ -74,6 +80,21 @@ impl WorldBuilder {
     #[must_use]
     pub fn kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
+        self
+    }
+
+    /// Has simulated storage, whose class is named after the namespace. Worlds of RunnerSets have some in any case, whose
+    /// volumes wait for their first consumer and are deleted when released.
+    #[must_use]
+    pub fn storage(mut self, binding: BindingMode, reclaim: ReclaimPolicy) -> Self {
+        self.storage = Some((binding, reclaim));
+        self
+    }
+
+    /// Has a node in each of these zones, as objects, and volumes that can be used in their zone alone.
+    #[must_use]
+    pub fn zones(mut self, zones: &[&str]) -> Self {
+        self.zones = zones.iter().map(|zone| (*zone).to_owned()).collect();
         self
     }
 
@@ -161,6 +182,26 @@ impl WorldBuilder {
         self
     }
 
+    /// Has the API server ask the manager about objects and pods, see `config/webhook`. Worlds of RunnerSets always do:
+    /// their pods get their registration token that way.
+    #[must_use]
+    pub fn admission(mut self) -> Self {
+        if let Some(settings) = &mut self.processes {
+            settings.admission = true;
+        }
+        self
+    }
+
+    /// Lets the processes and the simulated kubelet see all namespaces, not the world's alone. Needs a control plane of
+    /// its own, see [`on`](Self::on).
+    #[must_use]
+    pub fn cluster_wide(mut self) -> Self {
+        if let Some(settings) = &mut self.processes {
+            settings.cluster_wide = true;
+        }
+        self
+    }
+
     /// Starts so many webhook servers (one at least) behind a balancer, which is where webhooks go then.
     #[must_use]
     pub fn webhook_replicas(mut self, replicas: usize) -> Self {
@@ -197,14 +238,23 @@ impl WorldBuilder {
 
     /// Starts everything; returns when both processes are ready.
     pub async fn start(mut self) -> Result<World> {
+        if self.kind == Kind::RunnerSet {
+            self = self.admission();
+        }
         let cluster = match self.cluster.take() {
             Some(cluster) => cluster,
             None => Cluster::Embedded(ControlPlane::shared().await?),
         };
         let client = cluster.admin().await?;
         let ns = cluster.namespace(&client, &self.name).await?;
+        let storage = self.start_storage(&client, &ns).await?;
+        self.sim.storage.clone_from(&storage);
         let github = FakeGitHub::start(self.github).await?;
-        self.sim.namespace = Some(ns.clone());
+        let cluster_wide = self
+            .processes
+            .as_ref()
+            .is_some_and(|settings| settings.cluster_wide);
+        self.sim.namespace = (!cluster_wide).then(|| ns.clone());
         let kubelet = SimKubelet::start(client.clone(), self.sim)?;
         let keeper = Arc::new(Keeper::new(&format!("world-{}", self.name))?);
         let mut world = World {
@@ -215,9 +265,12 @@ impl WorldBuilder {
             webhook_url: String::new(),
             webhook_urls: Vec::new(),
             balancer: None,
+            admission: None,
             proxies: BTreeMap::new(),
             metrics_urls: BTreeMap::new(),
             hook: None,
+            webhooks: Vec::new(),
+            storage,
             kubelet,
             github,
             client,
@@ -242,6 +295,31 @@ impl WorldBuilder {
     }
 }
 
+impl WorldBuilder {
+    /// The nodes, and the storage that is asked for.
+    async fn start_storage(&mut self, client: &Client, ns: &str) -> Result<Option<Arc<SimStorage>>> {
+        // Nodes belong to no namespace: their names and zones are this world's alone.
+        self.sim.nodes = self.zones.iter().map(|zone| World::zone_node(ns, zone)).collect();
+        let is_set = self.kind == Kind::RunnerSet;
+        let Some((binding, reclaim)) = self.storage.or_else(|| is_set.then(Default::default)) else {
+            return Ok(None);
+        };
+        let lone = vec![Node::new(&self.sim.node)];
+        let options = StorageOptions {
+            namespace: ns.to_owned(),
+            nodes: if self.sim.nodes.is_empty() {
+                lone
+            } else {
+                self.sim.nodes.clone()
+            },
+            binding,
+            reclaim,
+            provision_delay: Duration::ZERO,
+        };
+        SimStorage::start(client.clone(), options).await.map(Some)
+    }
+}
+
 /// A running world. Dropping it kills its processes.
 pub struct World {
     /// What keeps the runners of its pools.
@@ -257,12 +335,18 @@ pub struct World {
     /// Where each webhook server listens.
     pub webhook_urls: Vec<String>,
     balancer: Option<Balancer>,
+    /// Before the webhooks of several managers.
+    admission: Option<Balancer>,
     proxies: BTreeMap<String, FaultProxy>,
     metrics_urls: BTreeMap<String, String>,
     /// The organization's webhook at the fake GitHub.
     pub hook: Option<u64>,
+    /// The admission webhook configurations at the API server; none unless the world was built with admission.
+    pub webhooks: Vec<DynamicObject>,
     /// The simulated node.
     pub kubelet: SimKubelet,
+    /// The simulated storage, in a world that has some.
+    pub storage: Option<Arc<SimStorage>>,
     /// The fake GitHub.
     pub github: FakeGitHub,
     /// A client with all rights.
@@ -288,6 +372,8 @@ impl World {
         WorldBuilder {
             name: name.to_owned(),
             kind: Kind::default(),
+            zones: Vec::new(),
+            storage: None,
             cluster: None,
             github: FakeGitHubOptions {
                 resend_until_2xx: true,
@@ -302,6 +388,21 @@ impl World {
     /// A world with all defaults.
     pub async fn new(name: &str) -> Result<Self> {
         Self::builder(name).start().await
+    }
+
+    fn zone_node(ns: &str, zone: &str) -> Node {
+        let name = format!("{ns}-{zone}");
+        Node::new(&name).in_zone(&name)
+    }
+
+    /// The node in a zone that the world was built with; its name is the zone's as well.
+    pub fn zone(&self, zone: &str) -> String {
+        Self::zone_node(&self.ns, zone).name
+    }
+
+    /// The simulated storage.
+    pub fn storage(&self) -> Result<&Arc<SimStorage>> {
+        self.storage.as_ref().context("the world has no storage")
     }
 
     /// The embedded control plane; `None` on an existing cluster.

@@ -26,7 +26,7 @@ const STANDBY_COMPONENT: &str = "manager-1";
 /// The Lease that two managers of a world take turns with.
 const LEASE: &str = "muster-manager";
 /// The first webhook server; the others are called `github-webhook-server-1` and so on.
-const WEBHOOK_COMPONENT: &str = "github-webhook-server";
+pub(super) const WEBHOOK_COMPONENT: &str = "github-webhook-server";
 
 /// What is started.
 #[derive(Debug)]
@@ -292,10 +292,11 @@ impl World {
                     .env
                     .insert("POD_NAMESPACE".to_owned(), self.ns.clone());
                 if settings.admission {
-                    let (certificate, _) = match &admission {
-                        Some(made) => made,
-                        None => admission.insert((Certificate::make(self.dir())?, made.webhook_port)),
+                    let (certificate, ports) = match &mut admission {
+                        Some(shared) => shared,
+                        None => admission.insert((Certificate::make(self.dir())?, Vec::new())),
                     };
+                    ports.push(made.webhook_port);
                     let tmp = certificate.tmp.display().to_string();
                     made.command.env.insert("TMPDIR".to_owned(), tmp);
                 }
@@ -342,7 +343,7 @@ impl World {
         let hook = HookSpec::organization(ORGANIZATION, &self.webhook_url, SECRET);
         self.hook = Some(self.github.add_hook(hook));
         match admission {
-            Some((certificate, port)) => self.admit(&certificate, port).await,
+            Some((certificate, ports)) => self.admit(&certificate, &ports).await,
             None => Ok(()),
         }
     }

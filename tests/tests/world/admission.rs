@@ -19,68 +19,24 @@ use muster_tests::{
     keeper::workspace_dir,
     world::{LABEL, ORGANIZATION, World, wait_until_allowed},
 };
-use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// The API server reads webhook configurations by its own watch.
-const NOTICED: Duration = Duration::from_secs(20);
 const TOKEN_EXPIRES_AT: &str = "actions-runner-controller/token-expires-at";
 
 /// A manager that serves webhooks, and the configurations that send it what happens in the world's namespace.
 struct Admitted {
     world: World,
-    hooks: Vec<DynamicObject>,
 }
 
 impl Admitted {
     async fn start(name: &str) -> Self {
-        let world = World::new(name).await.unwrap();
-        let folder = world.dir().join("tmp/k8s-webhook-server/serving-certs");
-        fs::create_dir_all(&folder).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])
-            .unwrap()
-            .self_signed(&key)
-            .unwrap()
-            .pem();
-        fs::write(folder.join("tls.crt"), &certificate).unwrap();
-        fs::write(folder.join("tls.key"), key.serialize_pem()).unwrap();
-        let port = restart(
-            &world,
-            &[("TMPDIR", &world.dir().join("tmp").display().to_string())],
-            &[],
-        )
-        .await;
-        let hooks = register(&world, |webhook| {
-            let path = webhook["clientConfig"]["service"]["path"]
-                .as_str()
-                .unwrap()
-                .to_owned();
-            webhook["clientConfig"] = json!({
-                "url": format!("https://127.0.0.1:{port}{path}"), "caBundle": STANDARD.encode(&certificate),
-            });
-            // A refusal must be the webhook's, not a way around it.
-            webhook["failurePolicy"] = json!("Fail");
-        })
-        .await;
-        let this = Self { world, hooks };
-        this.until_asked().await;
-        this
+        let world = World::builder(name).admission().start().await.unwrap();
+        Self { world }
     }
 
     fn client(&self) -> Client {
         self.world.client.clone()
-    }
-
-    /// Waits until the API server asks the webhooks.
-    async fn until_asked(&self) {
-        let bad = json!({"kind": "RunnerDeployment", "metadata": {"name": "probe"}, "spec": {"template": {"spec": {}}}});
-        let end = Instant::now() + NOTICED;
-        while self.create(&bad, true).await.is_ok() {
-            assert!(Instant::now() < end, "the API server does not ask the webhooks");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
     }
 
     /// Creates an object of our group as a client without field validation does.
@@ -106,12 +62,7 @@ impl Admitted {
     }
 
     async fn unregister(self) {
-        for hook in &self.hooks {
-            let api: Api<DynamicObject> = Api::all_with(self.client(), &resource(hook));
-            api.delete(&hook.name_any(), &DeleteParams::default())
-                .await
-                .unwrap();
-        }
+        self.world.unregister_webhooks().await.unwrap();
     }
 }
 
@@ -136,26 +87,6 @@ async fn restart(world: &World, env: &[(&str, &str)], args: &[&str]) -> u16 {
     let port = port.parse().unwrap();
     manager.restart().await.unwrap();
     port
-}
-
-/// Applies the configurations of `config/webhook` for the world's namespace alone, each webhook changed.
-async fn register(world: &World, change: impl Fn(&mut Value)) -> Vec<DynamicObject> {
-    let text = fs::read_to_string(workspace_dir().join("config/webhook/manifests.yaml")).unwrap();
-    let mut applied = Vec::new();
-    for mut document in manifests::parse(&text).unwrap() {
-        let name = document["metadata"]["name"].as_str().unwrap();
-        document["metadata"]["name"] = json!(format!("{name}-{}", world.ns));
-        for webhook in document["webhooks"].as_array_mut().unwrap() {
-            webhook["namespaceSelector"] = json!({"matchLabels": {"kubernetes.io/metadata.name": world.ns}});
-            change(webhook);
-        }
-        applied.push(
-            manifests::apply_value(&world.client, "default", &document)
-                .await
-                .unwrap(),
-        );
-    }
-    applied
 }
 
 fn status<T: std::fmt::Debug>(answer: kube::Result<T>) -> Status {
@@ -284,7 +215,7 @@ async fn new_kinds(admitted: &Admitted) {
 
 /// Configurations of ARC register `v1beta1` alone.
 async fn old_review_version(admitted: &Admitted) {
-    for hook in &admitted.hooks {
+    for hook in &admitted.world.webhooks {
         let mut webhooks = hook.data["webhooks"].clone();
         for webhook in webhooks.as_array_mut().unwrap() {
             webhook["admissionReviewVersions"] = json!(["v1beta1"]);
@@ -477,7 +408,7 @@ async fn what_became_invalid_can_still_be_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_self_made_certificate_is_announced_and_served() {
     let world = World::new("self-signed").await.unwrap();
-    let hooks = register(&world, |_| {}).await;
+    let hooks = world.register_webhooks(|_| {}).await.unwrap();
     grant(&world, &hooks).await;
     let port = restart(
         &world,

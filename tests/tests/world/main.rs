@@ -23,3 +23,4 @@ mod recovery;
 mod runners;
 mod shapes;
 mod take_over;
+mod volumes;
