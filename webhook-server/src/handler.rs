@@ -158,16 +158,23 @@ pub async fn handle(app: &App, headers: &HeaderMap, body: Bytes, received: Insta
         Delivery::Job(job) => {
             let guid = delivery::guid(headers);
             let answer = take_job(app, &job, guid, received).await;
-            let accepted = guid.filter(|_| answer.status().is_success());
-            app.settings.heard.note(headers, accepted, job.repository());
+            heard(app, headers, &answer, job.repository());
             return answer;
         }
         Delivery::Trigger(payload) => {
-            return take_event(app, &payload, delivery::guid(headers), received).await;
+            let answer = take_event(app, &payload, delivery::guid(headers), received).await;
+            heard(app, headers, &answer, &payload.repository.full_name);
+            return answer;
         }
     };
     observe_refused(app, headers, &answer);
     answer
+}
+
+/// Tells delivery replay of what arrived by itself.
+fn heard(app: &App, headers: &HeaderMap, answer: &Answer, repository: &str) {
+    let accepted = delivery::guid(headers).filter(|_| answer.status().is_success());
+    app.settings.heard.note(headers, accepted, repository);
 }
 
 /// Takes an event of a job that is known to be GitHub's. `guid` names the delivery, `received` begins its deadline.

@@ -8,8 +8,9 @@ use muster_runtime::telemetry::chain;
 use tokio::time::Instant;
 
 use super::{Budget, HookName, HookState, Replay};
+use crate::answer::Answer;
 use crate::delivery::{self, Delivery, ENTERPRISE_HOST_HEADER};
-use crate::handler::take_job;
+use crate::handler::{take_event, take_job};
 
 /// Deliveries that are fetched and taken at the same time.
 const AT_ONCE: usize = 8;
@@ -60,10 +61,13 @@ pub(super) async fn scan(
     for missed in missed {
         seen.insert(&missed.guid);
         replay.metrics.missed.inc();
-        if missed.is_useful() {
-            state.backlog.push((missed, 0));
-        } else {
+        if !missed.is_useful() {
             replay.metrics.recovered("irrelevant");
+        } else if missed.is_trigger() && missed.is_stale(now) {
+            // What it would add has been of no use for so long; that it is known now costs no call.
+            replay.metrics.recovered("stale");
+        } else {
+            state.backlog.push((missed, 0));
         }
     }
     feed(replay, &hook, state, budget).await
@@ -145,7 +149,11 @@ async fn recover(replay: &Replay, hook: &muster_github::Hook, missed: &Missed) -
     let host = header(&delivery.headers, ENTERPRISE_HOST_HEADER);
     let job = match delivery::read(&missed.event, host, &delivery.payload) {
         Ok(Delivery::Job(job)) => job,
-        Ok(Delivery::Ping | Delivery::Trigger(_) | Delivery::Unsupported) => return Fate::Done("irrelevant"),
+        Ok(Delivery::Trigger(_)) if missed.is_stale(replay.clock.now()) => return Fate::Done("stale"),
+        Ok(Delivery::Trigger(event)) => {
+            return fate(&take_event(&replay.app, &event, Some(&missed.guid), Instant::now()).await);
+        }
+        Ok(Delivery::Ping | Delivery::Unsupported) => return Fate::Done("irrelevant"),
         Err(answer) => return Fate::Done(answer.outcome.as_str()),
     };
     if missed.is_stale(replay.clock.now()) {
@@ -165,7 +173,10 @@ async fn recover(replay: &Replay, hook: &muster_github::Hook, missed: &Missed) -
             },
         }
     }
-    let answer = take_job(&replay.app, &job, Some(&missed.guid), Instant::now()).await;
+    fate(&take_job(&replay.app, &job, Some(&missed.guid), Instant::now()).await)
+}
+
+fn fate(answer: &Answer) -> Fate {
     if answer.status().is_server_error() {
         return Fate::Later;
     }

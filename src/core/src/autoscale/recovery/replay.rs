@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// A `queued` that is older is fed to the intake only when its job is queued still.
+/// A `queued` that is older is fed to the intake only when its job is queued still; an event that triggers wait for is too late then.
 pub const STALE_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
 /// How long github.com keeps its log.
@@ -72,19 +72,26 @@ pub struct Missed {
 impl Missed {
     /// Whether the intake could do anything with it.
     pub fn is_useful(&self) -> bool {
-        self.event == "workflow_job"
-            && matches!(
+        match self.event.as_str() {
+            "workflow_job" => matches!(
                 self.action.as_deref(),
                 Some("queued" | "in_progress" | "completed")
-            )
+            ),
+            _ => self.is_trigger(),
+        }
     }
 
-    /// Whether its job must be looked at first: it was queued long ago.
+    /// Whether it is an event that triggers may wait for: it adds capacity for a time, whatever becomes of it.
+    pub fn is_trigger(&self) -> bool {
+        matches!(self.event.as_str(), "check_run" | "push" | "pull_request")
+    }
+
+    /// Whether it is so old that it may be about what is over: a `queued`, whose job must be looked at first, or an event that triggers
+    /// wait for.
     pub fn is_stale(&self, now: Timestamp) -> bool {
-        self.action.as_deref() == Some("queued")
-            && self
-                .delivered_at
-                .is_none_or(|at| now.duration_since(at) > STALE_AFTER)
+        let ages = self.is_trigger() || self.action.as_deref() == Some("queued");
+        let is_old = |at: Timestamp| now.duration_since(at) > STALE_AFTER;
+        ages && self.delivered_at.is_none_or(is_old)
     }
 }
 
@@ -294,6 +301,13 @@ mod tests {
         assert_eq!(stale, [false, false, false, false, true]);
         assert!(all.iter().all(Missed::is_useful));
         assert!(!missed(6, "waiting", 0).is_useful());
+        let event = |event: &str, at| Missed {
+            event: event.to_owned(),
+            action: None,
+            ..missed(7, "", at)
+        };
+        assert!(event("push", 900).is_useful() && !event("push", 900).is_stale(t(1_000)));
+        assert!(event("pull_request", 0).is_stale(t(1_000)) && !event("star", 0).is_useful());
     }
 
     #[test]
