@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use muster_crds::legacy::CapacityReservation;
 
-use super::reservation::{self, Kind};
+use super::{
+    demand::{DemandMerge, Pull},
+    reservation::{self, Kind},
+};
 
 /// A tombstone's runner counts as still up for this long at most (spec 20, "ending").
 const ENDING_LIMIT: SignedDuration = SignedDuration::from_mins(1);
@@ -78,6 +81,10 @@ pub struct Input<'a> {
     pub min: i64,
     /// Maximum.
     pub max: i64,
+    /// What the pull metrics say.
+    pub pull: Pull,
+    /// How they and the ledger become one number.
+    pub merge: DemandMerge,
     /// The target.
     pub target: TargetView,
     /// `status.desiredReplicas`.
@@ -156,7 +163,8 @@ pub fn decide(input: &Input<'_>) -> Decision {
     }
 
     let mut uncharged = 0;
-    let mut ending = 0;
+    let mut ending = Ending::default();
+    let mut ended = 0;
     if input.target.ephemeral {
         for end in input
             .ends
@@ -170,19 +178,29 @@ pub fn decide(input: &Input<'_>) -> Decision {
             }
         }
         ending = count_ending(input, &book, &mut due);
+        if let Pull::Known { as_of, .. } = input.pull {
+            // The metric still counts the jobs of runners that ended, or finished theirs, after GitHub answered.
+            let since = input.ends.iter().filter(|end| end.at > as_of).count();
+            ended = i64::try_from(since)
+                .unwrap_or(i64::MAX)
+                .saturating_add(ending.since_pull);
+        }
     }
 
     let max = input.max.max(0);
-    let min = input.min;
-    let base = min.saturating_add(live);
-    let (mut desired, mut held_until) = (base.clamp(min.min(max), max), None);
-    if input.target.ephemeral {
-        desired = base
-            .saturating_sub(uncharged)
-            .max(min)
-            .saturating_add(ending)
-            .clamp(0, max);
-    } else if let (Some(last), Some(scaled_out)) = (input.last_desired, input.last_scale_out) {
+    let reserved = live.saturating_sub(uncharged).max(0);
+    let mut desired = input.pull.wanted(input.merge, (input.min, max), reserved, ended);
+    let mut held_until = None;
+    if input.target.ephemeral && !input.pull.counts_runners() {
+        desired = desired.saturating_add(ending.runners).min(max.max(desired));
+    }
+    if matches!(input.pull, Pull::Unknown { .. }) {
+        // Never fewer for want of an answer; compat: absent is 1.
+        desired = desired.max(input.target.replicas.unwrap_or(1).min(max));
+    }
+    if !input.target.ephemeral
+        && let (Some(last), Some(scaled_out)) = (input.last_desired, input.last_scale_out)
+    {
         let until = after(scaled_out, input.delay);
         if last >= desired && until > now {
             if last > desired {
@@ -202,7 +220,7 @@ pub fn decide(input: &Input<'_>) -> Decision {
         held_until,
         next_due: due.at,
         live,
-        ending,
+        ending: ending.runners,
         uncharged,
     }
 }
@@ -297,7 +315,8 @@ fn rearm(input: &Input<'_>, ledger: &mut [CapacityReservation], due: &mut Due) -
         match runner.map(|runner| input.fates.get(runner)) {
             Some(Some(Fate::Alive)) => {
                 running += 1;
-                if input.target.ephemeral {
+                // compat: where the metric counts the job as well, the reservation ends as upstream's does.
+                if input.target.ephemeral && !input.pull.adds_to(input.merge) {
                     keep.push(index);
                 }
             }
@@ -332,8 +351,16 @@ fn rearm(input: &Input<'_>, ledger: &mut [CapacityReservation], due: &mut Due) -
     any_due
 }
 
-fn count_ending(input: &Input<'_>, book: &Settled, due: &mut Due) -> i64 {
-    let mut ending = BTreeSet::new();
+/// Runners that are up though their job is done.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ending {
+    runners: i64,
+    /// Those whose job was known to be done only after the pull metrics were read.
+    since_pull: i64,
+}
+
+fn count_ending(input: &Input<'_>, book: &Settled, due: &mut Due) -> Ending {
+    let mut ending = BTreeMap::new();
     let mut busy = BTreeSet::new();
     for entry in &book.ledger {
         let Kind::Job {
@@ -347,17 +374,24 @@ fn count_ending(input: &Input<'_>, book: &Settled, due: &mut Due) -> i64 {
         } else if matches!(input.fates.get(runner), Some(Fate::Alive))
             && let Some(expires) = entry.expiration_time
         {
-            let until = expires
-                .0
-                .checked_sub(reservation::TOMBSTONE_LIFETIME)
-                .map_or(input.now, |written| after(written, ENDING_LIMIT));
+            let written = expires.0.checked_sub(reservation::TOMBSTONE_LIFETIME).ok();
+            let until = written.map_or(input.now, |written| after(written, ENDING_LIMIT));
             if until > input.now {
-                ending.insert(runner);
+                ending.insert(runner, written);
                 due.add(until);
             }
         }
     }
-    i64::try_from(ending.difference(&busy).count()).unwrap_or(i64::MAX)
+    ending.retain(|runner, _| !busy.contains(runner));
+    let as_of = match input.pull {
+        Pull::Known { as_of, .. } => as_of,
+        Pull::Off | Pull::Unknown { .. } => Timestamp::MAX,
+    };
+    let since = ending.values().filter(|written| **written > Some(as_of)).count();
+    Ending {
+        runners: i64::try_from(ending.len()).unwrap_or(i64::MAX),
+        since_pull: i64::try_from(since).unwrap_or(i64::MAX),
+    }
 }
 
 fn patch(

@@ -1,5 +1,8 @@
 use super::*;
-use crate::autoscale::reservation::{JobAction, JobEvent, JobKey, apply};
+use crate::autoscale::{
+    metrics::{Source, Value},
+    reservation::{JobAction, JobEvent, JobKey, apply},
+};
 
 fn t(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -35,6 +38,8 @@ struct Case {
     target: TargetView,
     last_desired: Option<i64>,
     last_scale_out: Option<Timestamp>,
+    pull: Pull,
+    merge: DemandMerge,
     now: Timestamp,
 }
 
@@ -52,6 +57,8 @@ impl Case {
             },
             last_desired: None,
             last_scale_out: None,
+            pull: Pull::Off,
+            merge: DemandMerge::Sum,
             now: t(60),
         }
     }
@@ -82,6 +89,8 @@ impl Case {
             ends: &self.ends,
             min: self.min,
             max: self.max,
+            pull: self.pull,
+            merge: self.merge,
             target: self.target.clone(),
             last_desired: self.last_desired,
             last_scale_out: self.last_scale_out,
@@ -312,4 +321,112 @@ fn jobs_beyond_max_and_running_jobs_do_not_expire() {
         Some(vec![]),
         "dropped later, with one write"
     );
+}
+
+fn jobs(replicas: i64, as_of: Timestamp) -> Pull {
+    pulled(replicas, Source::Jobs, as_of)
+}
+
+fn pulled(replicas: i64, source: Source, as_of: Timestamp) -> Pull {
+    Pull::Known {
+        value: Value {
+            replicas,
+            source,
+            is_second: false,
+        },
+        as_of,
+    }
+}
+
+#[test]
+fn a_runner_that_ends_takes_its_job_out_of_the_metric_until_that_is_read_anew() {
+    let mut case = Case::new(0, 10).end("a", 1);
+    (case.target.replicas, case.target.alive, case.pull) = (Some(3), 2, jobs(3, t(30)));
+    let decision = case.decide();
+    assert_eq!(decision.desired, 2, "the end was seen at 59 s");
+    assert_eq!(
+        decision.target.unwrap().effective_time,
+        None,
+        "two are wanted and two are up: nobody is created"
+    );
+    case.pull = jobs(3, t(59));
+    assert_eq!(case.desired(), 3, "three are left without it");
+    // Beyond the maximum the backlog is served at once.
+    case.pull = jobs(30, t(30));
+    (case.target.replicas, case.target.alive) = (Some(10), 9);
+    let decision = case.decide();
+    assert_eq!(decision.desired, 10);
+    assert_eq!(decision.target.unwrap().effective_time, Some(t(60)));
+}
+
+#[test]
+fn a_job_that_is_done_counts_in_neither_the_metric_nor_the_ledger() {
+    // Its runner is up still; the metric was read before.
+    let done = [
+        (1, Queued, None),
+        (1, InProgress, Some("a")),
+        (1, Completed, None),
+    ];
+    let mut case = Case::new(0, 10).jobs(&done).fate("a", Fate::Alive);
+    case.now = t(10);
+    (case.target.replicas, case.target.alive, case.pull) = (Some(1), 1, jobs(1, t(0)));
+    for merge in [DemandMerge::Sum, DemandMerge::Max] {
+        case.merge = merge;
+        assert_eq!(case.desired(), 1, "{merge:?}: the one that is ending");
+    }
+    case.pull = jobs(1, t(5));
+    assert_eq!(case.desired(), 2, "another job, and the one that is ending");
+}
+
+#[test]
+fn a_share_of_runners_is_no_count_of_jobs() {
+    let mut case = Case::new(0, 10).end("a", 1).end("b", 2);
+    (case.target.replicas, case.target.alive) = (Some(6), 4);
+    case.pull = pulled(6, Source::Busy, t(30));
+    let decision = case.decide();
+    assert_eq!(decision.desired, 6);
+    assert!(
+        decision.target.unwrap().effective_time.is_some(),
+        "those that ended are replaced"
+    );
+}
+
+#[test]
+fn unknown_is_not_zero() {
+    for ephemeral in [true, false] {
+        let mut case = Case::new(1, 10).jobs(&[(1, Queued, None)]);
+        (case.target.ephemeral, case.target.replicas) = (ephemeral, Some(7));
+        (case.last_desired, case.last_scale_out) = (Some(7), Some(t(-10_000)));
+        case.pull = Pull::Unknown { at_least: 0 };
+        assert_eq!(case.desired(), 7, "kept");
+        case.pull = Pull::Unknown { at_least: 8 };
+        assert_eq!(case.desired(), 9, "what is known counts: 8 and a reservation");
+        case.max = 5;
+        assert_eq!(case.desired(), 5, "the maximum holds");
+        case.target.replicas = None;
+        case.pull = Pull::Unknown { at_least: 0 };
+        assert_eq!(case.desired(), 2, "minimum and reservation");
+        case.pull = jobs(0, t(59));
+        assert_eq!(case.desired(), 2);
+    }
+}
+
+#[test]
+fn with_a_metric_added_a_running_jobs_reservation_ends_as_upstreams() {
+    let running = [(1, Queued, None), (1, InProgress, Some("a"))];
+    let mut case = Case::new(0, 10).jobs(&running).fate("a", Fate::Alive);
+    case.now = t(1) + DURATION - SignedDuration::from_secs(10);
+    for (pull, merge, rearmed) in [
+        (Pull::Off, DemandMerge::Sum, true),
+        (jobs(1, t(0)), DemandMerge::Sum, false),
+        (jobs(1, t(0)), DemandMerge::Max, true),
+        (Pull::Unknown { at_least: 0 }, DemandMerge::Sum, false),
+    ] {
+        (case.pull, case.merge) = (pull, merge);
+        assert_eq!(case.decide().ledger.is_some(), rearmed, "{pull:?} {merge:?}");
+    }
+    // Those beyond the maximum are re-armed all the same.
+    let mut case = Case::new(0, 1).jobs(&[(1, Queued, None), (2, Queued, None)]);
+    (case.pull, case.now) = (jobs(2, t(0)), t(1) + DURATION - SignedDuration::from_secs(10));
+    assert!(case.decide().ledger.is_some());
 }

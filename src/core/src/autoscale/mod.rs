@@ -1,5 +1,6 @@
 //! How many runners are wanted: the ledger of jobs and what follows from it.
 
+pub mod demand;
 pub mod desired;
 pub mod metrics;
 pub mod recovery;
