@@ -1,14 +1,18 @@
 //! Metrics of a process' calls to GitHub: upstream's rate-limit gauges, from live answers only (spec 02 §16.1, Q38), and the histogram that
 //! every process has for external calls (part 91 B6).
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::budget::Lane;
 use crate::observer::{CallFamily, Identity, LiveRequest, Observer};
+use crate::shared::{BudgetView, Shared};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
@@ -91,5 +95,107 @@ impl Observer for GitHubMetrics {
 
     fn held_back(&self, family: CallFamily) {
         self.saved.get_or_create(&call(family, "held_back")).inc();
+    }
+}
+
+/// The budget of every credential in use, read at each scrape: a credential that nobody uses any more has no series.
+#[derive(Debug)]
+pub struct Budgets(Shared);
+
+/// One series: its labels behind `credential`, and its value.
+type Series = (Vec<(&'static str, String)>, u64);
+
+/// One metric: its name, what it is, what kind, and how it comes out of a budget.
+type Metric = (
+    &'static str,
+    &'static str,
+    MetricType,
+    fn(&BudgetView) -> Vec<Series>,
+);
+
+const METRICS: [Metric; 6] = [
+    (
+        "muster_github_budget_limit",
+        "Calls per hour of a credential and bucket",
+        MetricType::Gauge,
+        |view| each_bucket(view, |bucket| bucket.limit),
+    ),
+    (
+        "muster_github_budget_remaining",
+        "Calls left in this hour of a credential and bucket",
+        MetricType::Gauge,
+        |view| each_bucket(view, |bucket| bucket.remaining),
+    ),
+    (
+        "muster_github_budget_reset_timestamp_seconds",
+        "When the hour of a credential and bucket ends, since the Unix epoch",
+        MetricType::Gauge,
+        |view| {
+            each_bucket(view, |bucket| {
+                u64::try_from(bucket.reset_at.as_second()).unwrap_or(0)
+            })
+        },
+    ),
+    (
+        "muster_github_credential_accepted",
+        "Whether GitHub accepts a credential (1) or refused it within the last minute (0)",
+        MetricType::Gauge,
+        |view| vec![(Vec::new(), u64::from(view.is_accepted))],
+    ),
+    (
+        "muster_github_waits",
+        "Calls that had to wait, by how urgent they were",
+        MetricType::Counter,
+        |view| {
+            let lanes = Lane::ALL.iter().zip(view.waits);
+            lanes
+                .map(|(lane, waits)| (vec![("lane", lane.as_str().to_owned())], waits))
+                .collect()
+        },
+    ),
+    (
+        "muster_github_refusals",
+        "Calls that GitHub refused for a rate limit",
+        MetricType::Counter,
+        |view| {
+            let limits = ["primary", "secondary"].into_iter().zip(view.refusals);
+            limits
+                .map(|(limit, refusals)| (vec![("limit", limit.to_owned())], refusals))
+                .collect()
+        },
+    ),
+];
+
+fn each_bucket(view: &BudgetView, value: fn(&crate::BucketView) -> u64) -> Vec<Series> {
+    let buckets = view.buckets.iter();
+    buckets
+        .map(|bucket| (vec![("bucket", bucket.bucket.clone())], value(bucket)))
+        .collect()
+}
+
+impl Budgets {
+    /// Shows the budgets of this process' credentials in `registry`.
+    pub fn register(shared: &Shared, registry: &mut Registry) {
+        registry.register_collector(Box::new(Self(shared.clone())));
+    }
+}
+
+impl Collector for Budgets {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let budgets = self.0.budgets();
+        for (name, help, kind, of) in METRICS {
+            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+            for view in &budgets {
+                for (mut labels, value) in of(view) {
+                    labels.insert(0, ("credential", view.credential.clone()));
+                    let series = metric.encode_family(&labels)?;
+                    match kind {
+                        MetricType::Counter => ConstCounter::new(value).encode(series)?,
+                        _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(series)?,
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@
     reason = "helpers of tests fail by panicking and take what is at hand"
 )]
 
+mod budgets;
 mod caching;
 mod calls;
 mod fake;
