@@ -1,8 +1,12 @@
 //! The list of the main job: a webhook comes in, runners come up, jobs finish, runners go.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
@@ -248,7 +252,8 @@ async fn fuzz_with_coverage(running: &Running<'_>) -> Result<Verdict> {
     ))
 }
 
-pub(super) async fn memory(running: &Running<'_>) -> Result<Verdict> {
+/// Builds the webhook server and the benchmarks as they are shipped; answers their folder.
+pub(super) async fn optimized(running: &Running<'_>) -> Result<PathBuf> {
     let args = [
         "build",
         "--workspace",
@@ -259,10 +264,12 @@ pub(super) async fn memory(running: &Running<'_>) -> Result<Verdict> {
         "bench",
     ];
     let built = running.run("cargo", &args, &[]).await?;
-    if !built.is_success() {
-        return Ok(Verdict::new(false, built.last_line()));
-    }
-    let program = target_dir().join("release").join("bench");
+    ensure!(built.is_success(), "{}", built.last_line());
+    Ok(target_dir().join("release"))
+}
+
+pub(super) async fn memory(running: &Running<'_>) -> Result<Verdict> {
+    let program = optimized(running).await?.join("bench");
     let args = ["webhook", "--memory"];
     let ran = running
         .runner

@@ -1,4 +1,12 @@
 //! Whole scenarios with their size as a parameter: world tests run them small in `make test`, acceptance lists run them at the
 //! size that was promised. Each answers figures; its caller judges them.
 
+pub mod abandoned;
+pub mod arc;
+pub mod backlog;
+pub mod credentials;
+pub mod healing;
+pub mod intake;
 pub mod interleavings;
+pub mod recovery;
+pub mod take_over;

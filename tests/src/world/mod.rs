@@ -211,6 +211,15 @@ impl WorldBuilder {
         self
     }
 
+    /// Starts this executable as webhook server instead of the one beside this program: an optimized one, say.
+    #[must_use]
+    pub fn webhook_program(mut self, program: &Path) -> Self {
+        if let Some(settings) = &mut self.processes {
+            settings.webhook_program = Some(program.to_path_buf());
+        }
+        self
+    }
+
     /// Gives the webhook servers a login to GitHub, as delivery replay needs it, and the right to its Lease if `lease`.
     #[must_use]
     pub fn replay(mut self, lease: bool) -> Self {

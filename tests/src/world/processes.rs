@@ -1,7 +1,7 @@
 //! The processes of a world: the manager and any number of webhook servers, each with a fault proxy of its own where
 //! that is asked for.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::Mutex;
@@ -40,6 +40,7 @@ pub(super) struct Settings {
     pub(super) seed: u64,
     pub(super) manager_flags: Vec<String>,
     pub(super) webhook_flags: Vec<String>,
+    pub(super) webhook_program: Option<PathBuf>,
     pub(super) replay: Replay,
 }
 
@@ -67,6 +68,7 @@ impl Default for Settings {
             seed: 0,
             manager_flags: Vec::new(),
             webhook_flags: Vec::new(),
+            webhook_program: None,
             replay: Replay::default(),
         }
     }
@@ -315,6 +317,9 @@ impl World {
             };
             let mut made = config.command()?;
             made.command.name.clone_from(&component);
+            if let Some(program) = &settings.webhook_program {
+                made.command.program.clone_from(program);
+            }
             self.metrics_urls.insert(component, made.metrics_url);
             self.webhook_urls.push(made.url);
             servers.push(made.command);

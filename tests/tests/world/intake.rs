@@ -1,309 +1,55 @@
 //! The intake under faults: what was answered is in the ledger, once, whatever happens to servers and writes; and the
 //! main job through a fault proxy, with its price in writes.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use kube::api::DeleteParams;
-use muster_crds::legacy::HorizontalRunnerAutoscaler;
 use muster_tests::{
-    github::{Delivery, JobPayload, OwnerType, RepositoryInfo, SignedDelivery},
-    proxy::{ApiFault, Call, FaultProxy, Verb},
-    world::{ORGANIZATION, SECRET, World},
+    proxy::{ApiFault, Call, Verb},
+    scenarios::intake::{Burst, Queued, burst, client, compare, pools, until_known},
+    world::World,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// Part 20: an answer within 8 s; the rest is for a loaded machine.
 const ANSWER_WITHIN: Duration = Duration::from_millis(9_500);
 
-/// One attempt at a delivery; `status` 0: no answer.
-#[derive(Clone, Debug)]
-struct Attempt {
-    begun: Instant,
-    took: Duration,
-    status: u16,
-    retry_after: Option<u64>,
-    body: String,
-}
-
-impl Attempt {
-    fn is_accepted(&self) -> bool {
-        (200..300).contains(&self.status)
-    }
-}
-
-/// A job's `queued` delivery.
-#[derive(Clone, Debug)]
-struct Queued {
-    pool: usize,
-    key: String,
-    signed: SignedDelivery,
-}
-
-impl Queued {
-    fn new(world: &World, pool: usize, job_id: u64) -> Self {
-        let repository = RepositoryInfo::new(ORGANIZATION, OwnerType::Organization, "demo", None);
-        let key = format!("{}/{job_id}", repository.id);
-        let labels = vec!["self-hosted".to_owned(), label(pool)];
-        let job = JobPayload::new(Arc::new(repository), job_id, labels, world.github.now());
-        Self {
-            pool,
-            key,
-            signed: Delivery::workflow_job("queued", &job).sign(SECRET),
-        }
-    }
-
-    async fn attempt(&self, client: &reqwest::Client, url: &str) -> Attempt {
-        let begun = Instant::now();
-        let request = client
-            .post(url)
-            .headers(self.signed.headers())
-            .body(self.signed.delivery.body.clone());
-        let answer = async {
-            let answer = request.send().await?;
-            let retry_after = answer.headers().get("retry-after");
-            let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-            Ok::<_, reqwest::Error>((answer.status().as_u16(), retry_after, answer.text().await?))
-        };
-        let (status, retry_after, body) = match answer.await {
-            Ok(answer) => answer,
-            Err(error) => (0, None, format!("{error:?}")),
-        };
-        Attempt {
-            begun,
-            took: begun.elapsed(),
-            status,
-            retry_after,
-            body,
-        }
-    }
-
-    /// Sends it until it is answered 2xx, as GitHub's operator would.
-    async fn deliver(&self, client: &reqwest::Client, url: &str) -> Vec<Attempt> {
-        let begun = Instant::now();
-        let mut attempts = Vec::new();
-        loop {
-            let attempt = self.attempt(client, url).await;
-            let is_accepted = attempt.is_accepted();
-            attempts.push(attempt);
-            if is_accepted {
-                return attempts;
-            }
-            assert!(
-                begun.elapsed() < MINUTE,
-                "{} was never accepted: {attempts:#?}",
-                self.key
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    fn is_scaled(&self, attempt: &Attempt) -> bool {
-        attempt.body == format!("scaled {} by 1", label(self.pool))
-    }
-}
-
-fn label(pool: usize) -> String {
-    format!("load-{pool}")
-}
-
-fn client() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().build().unwrap()
-}
-
-/// Deployments and autoscalers `load-0`, `load-1`, … of at most one runner each.
-async fn pools(world: &World, count: usize) {
-    for pool in 0..count {
-        let name = label(pool);
-        world
-            .deployment(&name, |spec| {
-                spec.template.spec.config.labels = Some(vec![name.clone()]);
-            })
-            .await
-            .unwrap();
-        world
-            .autoscaler(&name, &name, |spec| spec.max_replicas = Some(1))
-            .await
-            .unwrap();
-    }
-}
-
-/// Sends a job to each server for each pool until that server knows the pool; those jobs count too.
-async fn until_known(world: &World, pools: usize) -> Vec<Queued> {
-    let (client, begun) = (client(), Instant::now());
-    let mut probes = Vec::new();
-    let pairs = world
-        .webhook_urls
-        .iter()
-        .flat_map(|url| (0..pools).map(move |p| (url, p)));
-    for (job, (url, pool)) in (1_u64..).zip(pairs) {
-        loop {
-            let probe = Queued::new(world, pool, job);
-            let attempt = probe.attempt(&client, url).await;
-            if probe.is_scaled(&attempt) {
-                probes.push(probe);
-                break;
-            }
-            assert!(begun.elapsed() < MINUTE, "{attempt:#?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    probes
-}
-
-/// How often each key is in a pool's ledger.
-async fn ledger(world: &World, pool: usize) -> BTreeMap<String, usize> {
-    let autoscaler = world.get_autoscaler(&label(pool)).await.unwrap();
-    let mut keys = BTreeMap::new();
-    for entry in autoscaler.spec.capacity_reservations.into_iter().flatten() {
-        let name = entry.name.unwrap_or_default();
-        let key = name.split('@').next().unwrap_or_default().to_owned();
-        *keys.entry(key).or_default() += 1;
-    }
-    keys
-}
-
-/// Every expected job, and nothing else; once, unless it may be there twice: where a server died before it could
-/// answer, the next one may not have seen the entry yet and appends another, which counts no more (spec 20).
-async fn assert_ledgers<'a>(
-    world: &World,
-    pools: impl IntoIterator<Item = usize>,
-    expected: impl IntoIterator<Item = (&'a Queued, bool)>,
-) {
-    let mut expected: Vec<_> = expected.into_iter().collect();
-    for pool in pools {
-        let mut found = ledger(world, pool).await;
-        expected.retain(|(queued, may_repeat)| {
-            let is_here = queued.pool == pool;
-            if is_here {
-                let entries = found.remove(&queued.key).unwrap_or_default();
-                assert!(
-                    entries == 1 || entries == 2 && *may_repeat,
-                    "{} has {entries} entries in pool {pool}",
-                    queued.key
-                );
-            }
-            !is_here
-        });
-        assert!(found.is_empty(), "unexpected in pool {pool}: {found:?}");
-    }
-}
-
-/// Jobs whose entries must not be doubled.
-fn once(jobs: &[Queued]) -> impl Iterator<Item = (&Queued, bool)> {
-    jobs.iter().map(|queued| (queued, false))
-}
-
-fn percentile(times: &mut [Duration], percent: usize) -> Duration {
-    times.sort_unstable();
-    let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
-    times.get(index).copied().unwrap_or_default()
+/// Each of these jobs is in the ledger of pool 0 once, and nothing else is.
+async fn assert_ledger(world: &World, jobs: impl IntoIterator<Item = &Queued>) {
+    let expected = jobs.into_iter().map(|queued| (queued, false));
+    let faults = compare(world, [0], expected).await.unwrap();
+    assert!(faults.is_none(), "{faults:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_delivery_is_lost_to_kills_refused_writes_and_a_deleted_autoscaler() {
-    const POOLS: usize = 5;
-    const DELETED: usize = 3;
-    const CONNECTIONS: usize = 32;
-    let world = World::builder("intake")
-        .seed(4)
-        .webhook_replicas(3)
-        .through_proxy()
-        .start()
-        .await
-        .unwrap();
-    pools(&world, POOLS).await;
-    let probes = until_known(&world, POOLS).await;
-    for proxy in world.webhook_proxies() {
-        // One of each kind for certain, then 5 %.
-        proxy.inject(ApiFault::statuses(&[500]).lost_answers(1.0).times(1));
-        proxy.inject(ApiFault::statuses(&[409]).times(1));
-        proxy.inject(ApiFault::statuses(&[409, 500]).share(0.05).lost_answers(0.5));
-    }
-    let jobs: Vec<Queued> = (0..300_usize)
-        .zip(1_000..)
-        .map(|(index, job)| Queued::new(&world, index % POOLS, job))
-        .collect();
-    let (progress, mut done) = watch::channel(0);
-    let progress = Arc::new(progress);
-    let mut senders = JoinSet::new();
-    let begun = Instant::now();
-    for connection in 0..CONNECTIONS {
-        let share: Vec<_> = jobs
-            .iter()
-            .skip(connection)
-            .step_by(CONNECTIONS)
-            .cloned()
-            .collect();
-        let (url, progress) = (world.webhook_url.clone(), progress.clone());
-        senders.spawn(async move {
-            let client = client();
-            let mut sent = Vec::new();
-            for queued in share {
-                let attempts = queued.deliver(&client, &url).await;
-                progress.send_modify(|done| *done += 1);
-                sent.push((queued, attempts));
-            }
-            sent
-        });
-    }
-    done.wait_for(|done| *done >= 60).await.unwrap();
-    world.kill_webhook_replica(1).await.unwrap();
-    done.wait_for(|done| *done >= 150).await.unwrap();
-    world
-        .api::<HorizontalRunnerAutoscaler>()
-        .delete(&label(DELETED), &DeleteParams::default())
-        .await
-        .unwrap();
-    world.restart_webhook_replica(1).await.unwrap();
-    let sent: Vec<(Queued, Vec<Attempt>)> = senders.join_all().await.into_iter().flatten().collect();
-    let took = begun.elapsed();
-
-    assert_eq!(sent.len(), jobs.len());
-    let mut times: Vec<_> = sent
-        .iter()
-        .flat_map(|(_, attempts)| attempts)
-        .map(|a| a.took)
-        .collect();
-    let (attempts, faults) = (
-        times.len(),
-        world.webhook_proxies().map(FaultProxy::injected).sum::<usize>(),
+    let figures = burst(
+        "intake",
+        &Burst {
+            pools: 5,
+            jobs: 300,
+            per_second: 100,
+            replicas: 3,
+            kill_every: Duration::from_secs(1),
+            faulty: 0.05,
+            seed: 4,
+            program: None,
+        },
+    )
+    .await
+    .unwrap();
+    println!("{figures:#?}");
+    let [_, _, longest] = figures.answers;
+    assert!(longest < ANSWER_WITHIN, "{figures:#?}");
+    assert!(
+        figures.faults >= 3 && figures.kills > 0,
+        "too few mishaps to prove anything: {figures:#?}"
     );
-    println!(
-        "300 deliveries in {took:?}, {attempts} attempts, {faults} faulty writes, p50 {:?}, p99 {:?}, max {:?}",
-        percentile(&mut times, 50),
-        percentile(&mut times, 99),
-        percentile(&mut times, 100)
+    assert!(figures.wrong.is_empty(), "{figures:#?}");
+    assert!(
+        figures.ledgers.is_none() && figures.repeated.is_none(),
+        "{figures:#?}"
     );
-    assert!(percentile(&mut times, 100) < ANSWER_WITHIN);
-    assert!(faults >= 3, "{faults} faults: too few to prove anything");
-    for (queued, attempts) in &sent {
-        let last = attempts.last().unwrap();
-        assert!(
-            queued.is_scaled(last)
-                || queued.pool == DELETED && last.body.starts_with("no horizontalrunnerautoscaler"),
-            "{attempts:#?}"
-        );
-    }
-    let live = (0..POOLS).filter(|pool| *pool != DELETED);
-    // What was sent again because nobody answered.
-    let broken = |attempts: &[Attempt]| attempts.iter().any(|attempt| attempt.status == 0);
-    let expected = || {
-        let sent = sent.iter().map(|(queued, attempts)| (queued, broken(attempts)));
-        sent.chain(once(&probes))
-    };
-    assert_ledgers(&world, live.clone(), expected()).await;
-
-    // The same deliveries again at the server that remembers nothing: the same answers, and no effect.
-    for queued in jobs.iter().filter(|queued| queued.pool != DELETED).take(20) {
-        let again = queued.deliver(&client(), &world.webhook_urls[1]).await;
-        assert!(queued.is_scaled(again.last().unwrap()), "{again:#?}");
-    }
-    assert_ledgers(&world, live, expected()).await;
 }
 
 /// Jobs that come while the API server cannot be reached for 12 s.
@@ -314,15 +60,15 @@ async fn deliveries_outlast(name: &str, black_out: impl Fn(&World, bool)) -> Dur
         .start()
         .await
         .unwrap();
-    pools(&world, 1).await;
-    let probes = until_known(&world, 1).await;
+    pools(&world, 1).await.unwrap();
+    let probes = until_known(&world, 1).await.unwrap();
     let jobs: Vec<Queued> = (1_000..1_020).map(|job| Queued::new(&world, 0, job)).collect();
     black_out(&world, true);
     let begun = Instant::now();
     let mut senders = JoinSet::new();
     for queued in jobs.clone() {
         let url = world.webhook_url.clone();
-        senders.spawn(async move { queued.deliver(&client(), &url).await });
+        senders.spawn(async move { queued.deliver(&client().unwrap(), &url).await.unwrap() });
     }
     tokio::time::sleep(Duration::from_secs(12)).await;
     black_out(&world, false);
@@ -342,7 +88,7 @@ async fn deliveries_outlast(name: &str, black_out: impl Fn(&World, bool)) -> Dur
             }
         }
     }
-    assert_ledgers(&world, [0], once(&jobs).chain(once(&probes))).await;
+    assert_ledger(&world, jobs.iter().chain(&probes)).await;
     recovered
 }
 
