@@ -120,6 +120,12 @@ codes! {
     WebhookMissed: "Look at the webhook's recent deliveries on GitHub: they fail or are lost.",
     /// Queue reconciliation may not read the runs of a repository.
     QueueNotReadable: "Give the credentials the permission Actions, read-only (a classic token: repo).",
+    /// GitHub may still list runners whose pods are gone.
+    RunnersLeftOnGitHub: "Nothing: they are removed when GitHub answers clearly. See what keeps it from that in the message.",
+    /// Somebody replaced the autoscaler with a ledger that lacks entries.
+    LedgerReplaced: "Take capacityReservations out of the manifest, and apply it without replace and without force.",
+    /// A scheduled override cannot be, and is ignored.
+    ScheduleInvalid: "Correct the entry of spec.scheduledOverrides that the message names.",
     /// A Runner has no pod yet.
     WaitingForPod: "Wait; if it lasts, see the manager's log.",
     /// The scheduler has not chosen a node yet.

@@ -14,7 +14,13 @@ pub const QUEUE_RECONCILED: &str = "QueueReconciled";
 pub const LIMITED: &str = "ScalingLimited";
 
 /// Conditions whose `True` is the bad state.
-const NEGATIVE: [&str; 2] = [STARTUP_FAILING, LIMITED];
+const NEGATIVE: [&str; 4] = [
+    STARTUP_FAILING,
+    LIMITED,
+    // Their types are codes.
+    Code::RunnersLeftOnGitHub.as_str(),
+    Code::LedgerReplaced.as_str(),
+];
 
 /// What an object's conditions complain about.
 pub(super) fn reasons(object: &Subject, conditions: &[Condition]) -> Vec<Reason> {
@@ -47,7 +53,9 @@ fn reason(object: &Subject, condition: &Condition) -> Reason {
     let code = if condition.type_ == QUEUE_RECONCILED {
         Code::QueueNotReadable
     } else {
-        Code::parse(&condition.reason).unwrap_or(Code::ConditionNotMet)
+        Code::parse(&condition.type_)
+            .or_else(|| Code::parse(&condition.reason))
+            .unwrap_or(Code::ConditionNotMet)
     };
     let said = text::without_tail(&condition.message, code.remedy());
     let sentence = match (code, said.is_empty()) {

@@ -6,8 +6,8 @@ use muster_crds::legacy::{CapacityReservation, HorizontalRunnerAutoscaler};
 
 use super::{
     Code, Explanation, Observed, Reason, Subject,
-    facts::{Pool, subject_of},
-    limits,
+    facts::Pool,
+    limits::Bounds,
     notice::JobNotice,
     pod, pool,
     text::span,
@@ -252,8 +252,8 @@ fn queued(of_pool: &Pool<'_>, found: &Entry<'_>, now: Timestamp) -> Vec<Reason> 
         .count();
     let since = found.entry.effective_time.map(|time| time.0);
     let age = since.map_or(SignedDuration::ZERO, |since| now.duration_since(since));
-    let spec = &found.autoscaler.spec;
-    let admitted = usize::try_from(spec.max_replicas.unwrap_or(0).max(0))
+    let bounds = Bounds::of(found.autoscaler, now);
+    let admitted = usize::try_from(bounds.max)
         .unwrap_or(usize::MAX)
         .saturating_sub(running);
 
@@ -268,22 +268,16 @@ fn queued(of_pool: &Pool<'_>, found: &Entry<'_>, now: Timestamp) -> Vec<Reason> 
         .collect();
     if idle.len() > before && age >= DISPATCH_PATIENCE {
         reasons.insert(0, undispatched(found, &idle, age).since(since));
-    } else if before >= admitted && spec.max_replicas.unwrap_or(0) > 0 {
-        let sentence = format!(
-            "job {} is number {} of those that wait, and spec.maxReplicas of {} is {}. {}",
+    } else if before >= admitted {
+        let asked = format!(
+            "job {} is number {} of those that wait",
             found.key,
-            before.saturating_add(1),
-            found.autoscaler.name_any(),
-            spec.max_replicas.unwrap_or(0),
-            limits::holders(of_pool, now)
+            before.saturating_add(1)
         );
-        let limit =
-            Reason::new(Code::MaxReplicasReached, subject_of(found.autoscaler), sentence).since(since);
-        let place = reasons
-            .iter()
-            .position(|other| other.code > limit.code)
-            .unwrap_or(reasons.len());
-        reasons.insert(place, limit);
+        if let Some(limit) = bounds.limit(of_pool, &asked, now) {
+            let place = reasons.iter().position(|other| other.code > limit.code);
+            reasons.insert(place.unwrap_or(reasons.len()), limit.since(since));
+        }
     }
     if reasons.is_empty() {
         let sentence = format!(
@@ -302,6 +296,11 @@ fn matters_to_a_job(code: Code) -> bool {
         && !matches!(
             code,
             Code::MaxReplicasReached
+                | Code::Paused
+                | Code::ScheduledOverride
+                | Code::ScheduleInvalid
+                | Code::RunnersLeftOnGitHub
+                | Code::LedgerReplaced
                 | Code::IdleRetained
                 | Code::ScaleDownDelayed
                 | Code::RetiringBusy

@@ -152,10 +152,10 @@ pub struct Wanted {
     /// Runners that the target shall have now; absent while nobody has decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i64>,
-    /// `spec.minReplicas` of the autoscaler.
+    /// Fewest runners, by the autoscaler and its schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min: Option<i64>,
-    /// `spec.maxReplicas` of the autoscaler.
+    /// Most runners, by the autoscaler and its schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<i64>,
     /// Jobs and other capacity that count in the ledger.

@@ -1,8 +1,9 @@
 //! A runner pod → its reason: what it waits for, or what it does.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodCondition};
 use kube::ResourceExt;
+use muster_crds::keys;
 
 use super::{Code, Reason, facts::subject_of, notice::seen_at, text::span};
 use crate::pods::{
@@ -38,7 +39,7 @@ pub(super) fn reason(pod: &Pod, job: Option<&str>, events: &[Event], now: Timest
         return stopped(pod, &view);
     }
     if view.deletion_at.is_some() || view.unregistration_requested {
-        return leaving(pod, &view, events);
+        return leaving(pod, &view);
     }
     if is_lost(pod, &view) {
         let sentence = format!("the node {} of pod {} does not answer", node(pod), view.name);
@@ -96,7 +97,7 @@ fn stopped(pod: &Pod, view: &PodView) -> Reason {
 }
 
 /// A pod that was asked to go.
-fn leaving(pod: &Pod, view: &PodView, events: &[Event]) -> Reason {
+fn leaving(pod: &Pod, view: &PodView) -> Reason {
     if view.busy || view.awaiting_completion {
         let sentence = format!(
             "runner {} is surplus and has a job: it goes when the job is done",
@@ -104,19 +105,15 @@ fn leaving(pod: &Pod, view: &PodView, events: &[Event]) -> Reason {
         );
         return about(pod, Code::RetiringBusy, sentence);
     }
-    let delayed = newest(events, pod, |reason| {
-        reason == Code::UnregistrationDelayed.as_str()
-    });
-    match delayed {
-        Some(event) if !view.unregistration_complete => {
-            let said = event.message.clone().unwrap_or_default();
-            let until = super::text::read_until(&said);
-            let said = super::text::without_tail(&said, Code::UnregistrationDelayed.remedy());
-            about(pod, Code::UnregistrationDelayed, said)
-                .since(seen_at(event))
-                .until(until)
+    match unclear(pod).filter(|_| !view.unregistration_complete) {
+        Some(condition) => {
+            let said = condition.message.as_deref().unwrap_or_default();
+            let word = condition.reason.as_deref().unwrap_or_default();
+            let since = condition.last_transition_time.as_ref().map(|time| time.0);
+            let sentence = format!("runner {} is not off GitHub ({word}): {said}", view.runner_name);
+            about(pod, Code::UnregistrationDelayed, sentence).since(since)
         }
-        _ => about(
+        None => about(
             pod,
             Code::Unregistering,
             format!(
@@ -125,6 +122,14 @@ fn leaving(pod: &Pod, view: &PodView, events: &[Event]) -> Reason {
             ),
         ),
     }
+}
+
+/// The condition that says that GitHub gives no clear answer to the removal.
+fn unclear(pod: &Pod) -> Option<&PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_deref()?;
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == keys::CONDITION_UNREGISTERED && condition.status == "False")
 }
 
 /// The newest Event about a pod whose reason is wanted.

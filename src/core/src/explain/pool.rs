@@ -13,7 +13,8 @@ use super::{
     Code, Existing, Explanation, Observed, Reason, Subject, Wanted,
     condition::{self, STARTUP_FAILING},
     facts::{Pool, Target, conditions_of, created_at, subject_of},
-    limits, pod,
+    limits::{self, Bounds},
+    pod,
     text::{read_until, span},
 };
 use crate::{
@@ -98,14 +99,11 @@ fn order(all: Vec<Reason>) -> Vec<Reason> {
 
 pub(super) fn wanted(pool: &Pool<'_>, now: Timestamp) -> Wanted {
     let queued = pool.jobs(now).iter().filter(|job| job.runner.is_none()).count();
+    let bounds = pool.autoscaler().map(|autoscaler| Bounds::of(autoscaler, now));
     Wanted {
         replicas: pool.replicas(),
-        min: pool
-            .autoscaler()
-            .and_then(|autoscaler| autoscaler.spec.min_replicas),
-        max: pool
-            .autoscaler()
-            .and_then(|autoscaler| autoscaler.spec.max_replicas),
+        min: bounds.as_ref().map(|bounds| bounds.min),
+        max: bounds.as_ref().map(|bounds| bounds.max),
         demand: reservation::demand(pool.ledger(), now),
         queued: i64::try_from(queued).unwrap_or(i64::MAX),
     }
@@ -361,6 +359,7 @@ fn want(pool: &Pool<'_>, set: &RunnerReplicaSet) -> Want {
         retain_idle_until: annotation(keys::ANNOTATION_RETAIN_IDLE_UNTIL).and_then(|text| text.parse().ok()),
         backoff_until: failing.and_then(|condition| read_until(&condition.message)),
         probing: failing.is_some(),
+        ..Want::default()
     }
 }
 

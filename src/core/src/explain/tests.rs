@@ -246,7 +246,7 @@ fn a_pool_says_what_its_objects_and_conditions_complain_about() {
             "pool linux",
             pool(0).change(|observed| observed.autoscalers[0].spec.max_replicas = Some(0)),
             Code::Paused,
-            "spec.maxReplicas is 0",
+            "spec.maxReplicas of linux is 0",
         ),
         (
             "pool linux",
@@ -428,6 +428,12 @@ fn holds_are_those_of_the_plan() {
     let asked = json!({"metadata": {"annotations": {"actions-runner/id": "7", "actions-runner/unregistration-request-timestamp": ago(9),
         "actions-runner/unregistration-failure-message": "busy"}}});
     let unclear = json!({"metadata": {"annotations": {"actions-runner/id": "7", "actions-runner/unregistration-request-timestamp": ago(9)}}});
+    let mut delayed = unclear.clone();
+    merge(
+        &mut delayed,
+        &json!({"status": {"conditions": [{"type": "muster.dev/Unregistered", "status": "False",
+            "reason": "GitHubForbidden", "message": "GitHub answers 403"}]}}),
+    );
     check(vec![
         (
             "pool linux",
@@ -455,15 +461,9 @@ fn holds_are_those_of_the_plan() {
         ),
         (
             "runner a",
-            pool(0).pod("a", &unclear).event(
-                "Pod",
-                "a",
-                "UnregistrationDelayed",
-                "GitHub answers 403",
-                json!({}),
-            ),
+            pool(0).pod("a", &delayed),
             Code::UnregistrationDelayed,
-            "GitHub answers 403",
+            "(GitHubForbidden): GitHub answers 403",
         ),
         ("runner a", pool(1).idle("a"), Code::RunnerIdle, "waits for a job"),
         (
@@ -559,7 +559,12 @@ fn a_job_says_where_it_stands() {
             Code::MaxReplicasReached,
             "held by a (job 1/1, 5 min), b (job 1/2, 3 min)",
         ),
-        ("pool linux", full, Code::MaxReplicasReached, "1 jobs wait"),
+        (
+            "pool linux",
+            full,
+            Code::MaxReplicasReached,
+            "3 jobs want a runner, and spec.maxReplicas of linux is 2",
+        ),
         ("job 1/2", dispatched, Code::NotDispatched, "a (id 7)"),
         ("job 1/2", missed.clone(), Code::WebhookMissed, "GitHub's queue"),
         (
@@ -597,6 +602,21 @@ fn a_job_says_where_it_stands() {
     let ledger = old.autoscalers[0].spec.capacity_reservations.as_mut().unwrap();
     ledger[0].expiration_time = read(json!(ago(300)));
     check(vec![("job 1/2", old, Code::JobExpired, "5 min ago")]);
+}
+
+#[test]
+fn a_scheduled_maximum_is_named_as_such() {
+    let night = json!([{"startTime": ago(600), "endTime": ahead(900), "maxReplicas": 1}]);
+    let observed = pool(1).entry("1/1@a", 1, 300).entry("1/2", 1, 4).idle("a");
+    let observed =
+        observed.change(|observed| observed.autoscalers[0].spec.scheduled_overrides = Some(read(night)));
+    for question in ["pool linux", "job 1/2"] {
+        let explained = of(question, &observed);
+        let first = &explained.reasons[0];
+        assert_eq!(first.code, Code::ScheduledOverride, "{question}");
+        assert_eq!(first.until, Some(now() + SignedDuration::from_secs(900)));
+        assert_eq!(explained.wanted.unwrap().max, Some(1));
+    }
 }
 
 #[test]
