@@ -1,6 +1,6 @@
 //! Who calls, and how much of the rate limit is left.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -16,6 +16,31 @@ pub(crate) enum Caller {
     Account { bucket: String },
     /// A GitHub App by its JWT.
     App { app_id: String },
+}
+
+impl Caller {
+    /// The credential, in words.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Account { bucket } => bucket.clone(),
+            Self::App { app_id } => format!("app {app_id}"),
+        }
+    }
+}
+
+/// What a credential was used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialUse {
+    /// Organization, enterprise, or owner of a repository.
+    pub owner: String,
+    /// `token …`, `installation …` or `user …`.
+    pub credential: String,
+    /// How often.
+    pub calls: u64,
+    /// The first time.
+    pub first: Timestamp,
+    /// The last time.
+    pub last: Timestamp,
 }
 
 /// Remaining calls of one credential.
@@ -41,6 +66,9 @@ pub(crate) struct Credentials {
     installation_tokens: HashMap<String, (u64, Timestamp)>,
     limits: HashMap<String, Limit>,
     limit: u64,
+    /// The only owner that a credential is for.
+    confined: HashMap<String, String>,
+    uses: BTreeMap<(String, String), CredentialUse>,
 }
 
 impl Credentials {
@@ -52,6 +80,8 @@ impl Credentials {
             installation_tokens: HashMap::new(),
             limits: HashMap::new(),
             limit: options.rate_limit,
+            confined: HashMap::new(),
+            uses: BTreeMap::new(),
         }
     }
 
@@ -165,6 +195,33 @@ impl Credentials {
         Ok(Caller::App { app_id: issuer })
     }
 
+    pub(crate) fn confine(&mut self, credential: String, owner: &str) {
+        self.confined.insert(credential, owner.to_lowercase());
+    }
+
+    /// Takes note of a use; whether the credential is for that owner.
+    pub(crate) fn note_use(&mut self, caller: &Caller, owner: &str, now: Timestamp) -> bool {
+        let (credential, owner) = (caller.name(), owner.to_lowercase());
+        let allowed = self.confined.get(&credential).is_none_or(|only| *only == owner);
+        let noted = self
+            .uses
+            .entry((owner.clone(), credential.clone()))
+            .or_insert(CredentialUse {
+                owner,
+                credential,
+                calls: 0,
+                first: now,
+                last: now,
+            });
+        noted.calls += 1;
+        noted.last = now;
+        allowed
+    }
+
+    pub(crate) fn uses(&self) -> Vec<CredentialUse> {
+        self.uses.values().cloned().collect()
+    }
+
     /// Is this an installation of the app?
     pub(crate) fn has_installation(&self, app_id: &str, installation: u64) -> bool {
         self.apps
@@ -180,10 +237,7 @@ impl Credentials {
 
     /// The caller's limit now; a new hour starts when the last one is over.
     pub(crate) fn limit(&mut self, caller: &Caller, now: Timestamp) -> &mut Limit {
-        let bucket = match caller {
-            Caller::Account { bucket } => bucket.clone(),
-            Caller::App { app_id } => format!("app {app_id}"),
-        };
+        let bucket = caller.name();
         let fresh = Limit {
             calls: self.limit,
             used: 0,

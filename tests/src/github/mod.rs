@@ -45,6 +45,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+pub use self::auth::CredentialUse;
 pub use self::counters::{CallCount, Family};
 pub use self::delivery::{
     Delivery, HookIdentity, HookTarget, SignedDelivery, signature_sha1, signature_sha256,
@@ -274,6 +275,11 @@ impl FakeGitHub {
         lock(&self.core.world).runner_views(Instant::now())
     }
 
+    /// Forgets an idle runner, as an administrator or GitHub's own cleanup does. Whether there is one of that name.
+    pub fn deregister(&self, runner_name: &str) -> bool {
+        self.core.change(|world| world.deregister(runner_name))
+    }
+
     /// Adds a runner group; its id.
     pub fn add_runner_group(&self, spec: &RunnerGroupSpec) -> u64 {
         self.core.change(|world| world.places.add_group(spec))
@@ -423,6 +429,22 @@ impl FakeGitHub {
     /// Accepts no installation token any more that was issued until now.
     pub fn revoke_installation_tokens(&self) {
         lock(&self.core.credentials).revoke_installation_tokens();
+    }
+
+    /// Lets a personal access token be used for this owner only; another use is refused and a
+    /// [violation](Self::violations).
+    pub fn confine_token(&self, token: &str, owner: &str) {
+        lock(&self.core.credentials).confine(format!("token {token}"), owner);
+    }
+
+    /// The same for the tokens of an installation.
+    pub fn confine_installation(&self, installation: u64, owner: &str) {
+        lock(&self.core.credentials).confine(format!("installation {installation}"), owner);
+    }
+
+    /// Which credential was used for which owner, when and how often.
+    pub fn credential_uses(&self) -> Vec<CredentialUse> {
+        lock(&self.core.credentials).uses()
     }
 
     /// Changes the calls per hour and credential, and starts to count anew.

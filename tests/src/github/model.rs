@@ -282,6 +282,8 @@ pub enum ViolationKind {
     Interrupted,
     /// An agent reported the end of a job that it did not have.
     WrongJobCompleted,
+    /// A credential was used for an owner that it is not for.
+    ForeignCredential,
 }
 
 /// Scope of a runner, folded to lower case for comparison.

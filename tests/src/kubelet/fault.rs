@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 /// Annotation of a pod that asks for a fault: `never-scheduled`, `never-ready`, `never-registers`, `hangs`,
-/// `slow-start=<seconds>`, or `crash=<code>`, `evict`, `lose-node`, these three with `@started`, `@idle` (the
+/// `lingers`, `goes-offline`, `slow-start=<seconds>`, or `crash=<code>`, `evict`, `lose-node`, these three with `@started`, `@idle` (the
 /// default) or `@busy` behind.
 pub const ANNOTATION: &str = "sim.muster.dev/fault";
 
@@ -44,6 +44,10 @@ pub enum Fault {
     NeverRegisters,
     /// Takes a job and never finishes it; only SIGKILL ends it.
     Hangs,
+    /// Does its job, and then does not end; only SIGKILL ends it.
+    Lingers,
+    /// Registers, and then loses its connection to GitHub for good. SIGTERM ends it.
+    GoesOffline,
     /// The containers start this much later.
     SlowStart(Duration),
     /// Struck once.
@@ -95,6 +99,8 @@ impl Fault {
                 "never-ready" => Some(Self::NeverReady),
                 "never-registers" => Some(Self::NeverRegisters),
                 "hangs" => Some(Self::Hangs),
+                "lingers" => Some(Self::Lingers),
+                "goes-offline" => Some(Self::GoesOffline),
                 "evict" => strike(Strike::Evict),
                 "lose-node" => strike(Strike::LoseNode),
                 _ => None,
@@ -259,6 +265,7 @@ mod tests {
             Some(Fault::SlowStart(Duration::from_secs(2)))
         );
         assert_eq!(Fault::parse("never-ready"), Some(Fault::NeverReady));
+        assert_eq!(Fault::parse("lingers"), Some(Fault::Lingers));
         assert_eq!(Fault::parse("crash"), None);
         assert_eq!(Fault::parse("crash=1@noon"), None);
     }

@@ -137,6 +137,11 @@ impl Agent {
         if let Ok(mut slot) = self.registered.lock() {
             *slot = Some(registered.clone());
         }
+        if self.fault == Some(Fault::GoesOffline) {
+            self.bury().await;
+            term.cancelled().await;
+            return Exit::Code(0);
+        }
         let struck_idle = async {
             match self.due(When::Idle).await {
                 Some(strike) => strike,
@@ -308,6 +313,9 @@ impl Agent {
             slot.take();
         }
         self.ledger.job_ended(&self.pod, job, started, outcome);
+        if self.fault == Some(Fault::Lingers) {
+            return pending().await;
+        }
         if self.env.is_ephemeral() {
             // An ephemeral runner has removed itself; there is nothing left to bury.
             if let Ok(mut slot) = self.registered.lock() {

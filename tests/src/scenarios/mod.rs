@@ -8,5 +8,8 @@ pub mod credentials;
 pub mod healing;
 pub mod intake;
 pub mod interleavings;
+pub mod kills;
 pub mod recovery;
+pub mod schedule;
 pub mod take_over;
+pub mod template_change;

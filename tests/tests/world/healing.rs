@@ -1,131 +1,46 @@
 //! Runners that do not do what they should: each place is filled again within its deadline.
 
-use std::time::{Duration, Instant};
+use std::{sync::Arc, time::Duration};
 
-use kube::{
-    ResourceExt,
-    api::{Patch, PatchParams},
-};
-use muster_crds::legacy::RunnerDeployment;
+use kube::ResourceExt;
 use muster_tests::{
-    kubelet::{Fault, FaultRule, Strike, When},
+    control_plane::ControlPlane,
+    scenarios::{
+        abandoned::{self, Outage},
+        credentials::{self, ROTATED_WITHIN},
+        healing,
+    },
     world::World,
 };
-use serde_json::json;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// A world whose deadlines are seconds.
-async fn impatient(name: &str) -> World {
-    World::builder(name)
-        .github(|options| options.offline_after = Duration::from_secs(1))
-        .manager_flag("--runner-scheduling-timeout=3s")
-        .manager_flag("--runner-start-timeout=3s")
-        .manager_flag("--runner-registration-timeout=3s")
-        .manager_flag("--runner-offline-timeout=3s")
-        .start()
-        .await
-        .unwrap()
-}
+/// A machine that is busy with other tests may be slow.
+const SLACK: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_costs_a_place_no_longer_than_its_deadline() {
-    let world = impatient("faults").await;
-    let strike = |when, strike| Fault::Strike {
-        when,
-        after: Duration::ZERO,
-        strike,
-    };
-    let faults = [
-        ("never-scheduled", Fault::NeverScheduled),
-        ("never-ready", Fault::NeverReady),
-        ("never-registers", Fault::NeverRegisters),
-        ("crashes-at-start", Fault::crash(1, When::Started)),
-        ("crashes-idle", Fault::crash(137, When::Idle)),
-        ("evicted", strike(When::Idle, Strike::Evict)),
-        ("node-lost", strike(When::Idle, Strike::LoseNode)),
-    ];
-    for (name, fault) in faults {
-        world.kubelet.inject(FaultRule::new(fault).named(name).times(1));
-        world
-            .deployment(name, |spec| spec.replicas = Some(1))
-            .await
-            .unwrap();
-    }
-    for (name, _) in faults {
-        let begun = Instant::now();
-        world
-            .until(name, MINUTE, async |world: &World| {
-                // A second pod of this deployment is up and online.
-                let traces = world.kubelet.pods();
-                let mut names: Vec<_> = traces
-                    .iter()
-                    .map(|trace| trace.name.clone())
-                    .filter(|pod| pod.starts_with(name))
-                    .collect();
-                names.sort();
-                let online = world.github.runners();
-                let second = names
-                    .iter()
-                    .filter(|pod| online.iter().any(|runner| &runner.name == *pod && runner.online));
-                Ok(names.len() >= 2 && second.count() == 1)
-            })
-            .await
-            .unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(30), "{name}");
+    let healed = healing::faults(None, 1).await.unwrap();
+    assert_eq!(healed.len(), 13);
+    for fault in healed {
+        assert!(fault.is_within(SLACK), "{fault:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn start_ups_that_all_fail_are_bounded_said_and_healed_at_full_speed() {
-    let world = impatient("failing").await;
-    world
-        .kubelet
-        .inject(FaultRule::new(Fault::crash(1, When::Started)));
-    world
-        .deployment("pool", |spec| spec.replicas = Some(5))
+    let figures = healing::start_ups(None, 4, Duration::from_secs(28))
         .await
         .unwrap();
-    world
-        .until("the condition says why", MINUTE, async |world: &World| {
-            let status = world.get_deployment("pool").await?.status.unwrap_or_default();
-            let failing = status
-                .conditions
-                .unwrap_or_default()
-                .into_iter()
-                .find(|c| c.type_ == "StartupFailing");
-            Ok(failing.is_some_and(|c| c.status == "True" && c.message.contains("exit code 1")))
-        })
-        .await
-        .unwrap();
-    let before = world.kubelet.counters().pods_created;
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    let created = world.kubelet.counters().pods_created - before;
-    assert!(created <= 4, "{created} pods in 20 s of failure");
-    world.kubelet.clear_faults();
-    let healed = Instant::now();
-    world
-        .until("all runners are online", MINUTE, async |world: &World| {
-            Ok(world.github.runners().len() == 5)
-        })
-        .await
-        .unwrap();
-    assert!(
-        healed.elapsed() < Duration::from_secs(35),
-        "{:?}",
-        healed.elapsed()
-    );
-    world
-        .until("the condition is false", MINUTE, async |world: &World| {
-            let status = world.get_deployment("pool").await?.status.unwrap_or_default();
-            Ok(status
-                .conditions
-                .unwrap_or_default()
-                .iter()
-                .any(|c| c.type_ == "StartupFailing" && c.status == "False"))
-        })
-        .await
-        .unwrap();
+    assert_eq!(figures.len(), 3);
+    for figure in figures {
+        assert!(figure.created > 4 && figure.created_late <= 4, "{figure:?}");
+        assert!(figure.reason.contains("in a row failed"), "{figure:?}");
+        assert!(
+            figure.healed_after < Duration::from_secs(30) + SLACK,
+            "{figure:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,74 +93,30 @@ async fn idle_runners_are_retired_before_busy_ones_and_busy_pods_are_protected()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_can_be_deleted_while_github_is_dark() {
-    let world = World::new("dark-delete").await.unwrap();
-    world
-        .deployment("pool", |spec| spec.replicas = Some(10))
-        .await
-        .unwrap();
-    world
-        .until("ten runners", MINUTE, async |world: &World| {
-            Ok(world.github.runners().len() == 10)
-        })
-        .await
-        .unwrap();
-    world.github.set_dark(true);
-    world
-        .api::<RunnerDeployment>()
-        .delete("pool", &kube::api::DeleteParams::default())
-        .await
-        .unwrap();
-    world
-        .until("all objects are gone", MINUTE, async |world: &World| {
-            Ok(world.pods().await?.is_empty() && world.runners().await?.is_empty())
-        })
-        .await
-        .unwrap();
+async fn a_namespace_can_be_deleted_while_github_is_dark_and_what_is_left_goes_later() {
+    let figures = abandoned::namespace(None, 10, 0, Outage::Down).await.unwrap();
+    assert!(figures.gone_after < Duration::from_secs(60), "{figures:?}");
+    assert!(figures.reasons.contains("GitHubUnavailable"), "{figures:?}");
+    assert_eq!((figures.on_github, figures.reported), (10, 10), "{figures:?}");
+    assert!(figures.settled_after.is_some(), "{figures:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotated_secret_is_in_use_within_seconds() {
-    let world = World::new("rotation").await.unwrap();
-    world.github.accept_token("first");
-    let secret = |token: &str| {
-        format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: login}}\nstringData: {{github_token: \"{token}\\n\"}}\n"
-        )
-    };
-    world.apply(&secret("first")).await.unwrap();
-    world
-        .deployment("pool", |spec| {
-            spec.replicas = Some(1);
-            let from = json!({"secretRef": {"name": "login"}});
-            spec.template.spec.config.github_api_credentials_from =
-                Some(serde_json::from_value(from).unwrap());
-        })
-        .await
-        .unwrap();
-    world
-        .until("a runner", MINUTE, async |world: &World| {
-            Ok(world.github.runners().len() == 1)
-        })
-        .await
-        .unwrap();
-    world.github.accept_token("second");
-    world.apply(&secret("second")).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    world.github.revoke_token("first");
-    // A removal needs the new token.
-    let patch = Patch::Merge(json!({"spec": {"replicas": 0}}));
-    world
-        .api::<RunnerDeployment>()
-        .patch("pool", &PatchParams::default(), &patch)
-        .await
-        .unwrap();
-    world
-        .until(
-            "the runner went",
-            Duration::from_secs(20),
-            async |world: &World| Ok(world.pods().await?.is_empty() && world.github.runners().is_empty()),
-        )
-        .await
-        .unwrap();
+async fn three_logins_are_used_side_by_side_and_rotated_without_a_restart() {
+    let plane = Arc::new(ControlPlane::start().await.unwrap());
+    let figures = credentials::credentials(plane, 1, Duration::ZERO).await.unwrap();
+    assert_eq!((figures.foreign, figures.stale_calls), (0, 0), "{figures:?}");
+    assert_eq!(figures.rotated_after.len(), 3, "{figures:?}");
+    for after in figures
+        .rotated_after
+        .values()
+        .chain(figures.healed_after.values())
+    {
+        assert!(*after < ROTATED_WITHIN + SLACK, "{figures:?}");
+    }
+    let logins: usize = figures.uses.values().map(Vec::len).sum();
+    assert_eq!(
+        logins, 7,
+        "two for each owner, and one more after the revocation: {figures:?}"
+    );
 }

@@ -23,6 +23,7 @@ use self::route::{Call, Endpoint};
 use super::auth::{Caller, Limit};
 use super::faults::FaultKind;
 use super::lock;
+use super::model::ViolationKind;
 use super::server::Core;
 use super::wire::Cut;
 
@@ -142,6 +143,14 @@ fn answer_api(core: &Arc<Core>, ask: &mut Ask<'_>) -> (Reply, Option<Caller>) {
             "Bad credentials"
         };
         return (Reply::error(StatusCode::UNAUTHORIZED, message, "rest"), None);
+    }
+    if let Some(owner) = ask.call.endpoint.owner()
+        && !lock(&core.credentials).note_use(&caller, owner, ask.now)
+    {
+        let detail = format!("{} was used for {owner}", caller.name());
+        core.change(|world| world.violate(ViolationKind::ForeignCredential, detail, ask.now));
+        let message = "Resource not accessible by integration";
+        return (Reply::error(StatusCode::FORBIDDEN, message, "rest"), Some(caller));
     }
     let exhausted = ask.call.endpoint != Endpoint::RateLimit
         && lock(&core.credentials).limit(&caller, ask.now).remaining() == 0;

@@ -76,6 +76,31 @@ impl Endpoint {
         }
     }
 
+    /// The organization, enterprise or owner of the repository that is asked about.
+    pub(crate) fn owner(&self) -> Option<&str> {
+        match self {
+            Self::RegistrationToken(scope)
+            | Self::RemoveToken(scope)
+            | Self::ListRunners(scope)
+            | Self::GetRunner(scope, _)
+            | Self::RemoveRunner(scope, _) => Some(match scope {
+                ScopeKey::Repository(name) => owner_of(name),
+                ScopeKey::Organization(name) | ScopeKey::Enterprise(name) => name,
+            }),
+            Self::Repository(name)
+            | Self::Runs(name)
+            | Self::Run(name, _)
+            | Self::RunJobs(name, _)
+            | Self::Job(name, _) => Some(owner_of(name)),
+            Self::Groups(login) | Self::GroupRepositories(login, _) => Some(login),
+            Self::Hooks(hook)
+            | Self::Deliveries(hook)
+            | Self::Delivery(hook, _)
+            | Self::Redeliver(hook, _) => hook.name.as_deref().map(owner_of),
+            _ => None,
+        }
+    }
+
     /// Must the caller be a GitHub App?
     pub(crate) fn wants_app(&self) -> bool {
         match self {
@@ -87,6 +112,10 @@ impl Endpoint {
             _ => false,
         }
     }
+}
+
+fn owner_of(full_name: &str) -> &str {
+    full_name.split_once('/').map_or(full_name, |(owner, _)| owner)
 }
 
 /// A call as parsed.

@@ -255,6 +255,24 @@ impl World {
         Some(())
     }
 
+    /// Takes note of what must not happen.
+    pub(crate) fn violate(&mut self, kind: ViolationKind, detail: String, at: Timestamp) {
+        self.violations.push(Violation { kind, detail, at });
+    }
+
+    /// GitHub forgets an idle runner by itself. Whether there is one of that name.
+    pub(crate) fn deregister(&mut self, name: &str) -> bool {
+        let found = self
+            .runners
+            .values()
+            .find(|runner| runner.name == name && runner.activity == Activity::Idle)
+            .map(|runner| runner.id);
+        found.is_some_and(|id| {
+            self.forget(id);
+            true
+        })
+    }
+
     /// Removes a runner unless it has a job.
     pub(crate) fn remove(&mut self, scope: &ScopeKey, id: u64) -> Removal {
         let Some(runner) = self.runners.get(&id).filter(|runner| runner.scope == *scope) else {
