@@ -9,7 +9,9 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
 };
-use muster_crds::legacy::{HorizontalRunnerAutoscaler, Runner, RunnerDeployment, RunnerReplicaSet};
+use muster_crds::legacy::{
+    HorizontalRunnerAutoscaler, Runner, RunnerDeployment, RunnerReplicaSet, RunnerSet,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -17,6 +19,14 @@ use serde_json::{Value, json};
 pub(crate) const RECONCILED: &str = "Reconciled";
 /// Type of the condition of a RunnerDeployment whose runners fail when they start.
 pub(crate) const STARTUP_FAILING: &str = "StartupFailing";
+
+/// Type of the condition of a RunnerDeployment whose runners could not be removed from GitHub.
+pub(crate) const LEFT_ON_GITHUB: &str = "RunnersLeftOnGitHub";
+
+/// Type of the condition of an autoscaler whose pull metrics GitHub does not answer.
+pub(crate) const METRICS_PULLED: &str = "MetricsPulled";
+/// Type of the condition of an autoscaler with scheduled overrides that are ignored.
+pub(crate) const SCHEDULE_VALID: &str = "ScheduleValid";
 
 /// Kinds that carry our condition in their status.
 pub(crate) trait Conditioned:
@@ -45,7 +55,7 @@ macro_rules! conditioned {
         }
     )*};
 }
-conditioned!(HorizontalRunnerAutoscaler, RunnerDeployment, Runner);
+conditioned!(HorizontalRunnerAutoscaler, RunnerDeployment, RunnerSet, Runner);
 
 impl Conditioned for RunnerReplicaSet {
     fn conditions(&self) -> &[Condition] {
@@ -88,6 +98,17 @@ impl Verdict<'_> {
             type_: RECONCILED,
             status: false,
             default: true,
+            reason,
+            message,
+        }
+    }
+
+    /// Whether GitHub may still list runners whose pods are gone.
+    pub(crate) const fn left_on_github<'a>(left: bool, reason: &'a str, message: &'a str) -> Verdict<'a> {
+        Verdict {
+            type_: LEFT_ON_GITHUB,
+            status: left,
+            default: false,
             reason,
             message,
         }
@@ -142,6 +163,19 @@ pub(crate) fn with(
         last_transition_time: since,
     });
     Some(all)
+}
+
+/// As [`with`], for several conditions.
+pub(crate) fn with_all<'a>(
+    existing: &[Condition],
+    verdicts: impl IntoIterator<Item = &'a Verdict<'a>>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Option<Vec<Condition>> {
+    verdicts.into_iter().fold(None, |changed: Option<Vec<Condition>>, verdict| {
+        let known = changed.as_deref().unwrap_or(existing);
+        with(known, verdict, generation, now).or(changed)
+    })
 }
 
 /// Writes the condition when it changes. A failure is logged only: the next reconcile tries again.

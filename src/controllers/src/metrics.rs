@@ -2,17 +2,24 @@
 
 use std::sync::atomic::AtomicI64;
 
+use muster_core::target::{TargetId, TargetKind};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-use crate::legacy::reconciliation::QueueMetrics;
+use crate::legacy::{autoscaler::gauges::PullGauges, reconciliation::QueueMetrics};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DeploymentLabels {
     runnerdeployment: String,
+    namespace: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RunnerSetLabels {
+    runnerset: String,
     namespace: String,
 }
 
@@ -33,6 +40,7 @@ type ByAutoscaler = Family<AutoscalerLabels, Gauge<i64, AtomicI64>>;
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     deployment_replicas: Family<DeploymentLabels, Gauge<i64, AtomicI64>>,
+    runner_set_replicas: Family<RunnerSetLabels, Gauge<i64, AtomicI64>>,
     min: ByAutoscaler,
     max: ByAutoscaler,
     desired: ByAutoscaler,
@@ -40,7 +48,9 @@ pub struct Metrics {
     pods_created: Counter,
     unregistrations: Family<ReasonLabels, Counter>,
     failures: Family<ReasonLabels, Counter>,
+    leftovers: Gauge<i64, AtomicI64>,
     pub(crate) queue: QueueMetrics,
+    pub(crate) pull: PullGauges,
 }
 
 impl Metrics {
@@ -48,12 +58,18 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let this = Self {
             queue: QueueMetrics::register(registry),
+            pull: PullGauges::register(registry),
             ..Self::default()
         };
         registry.register(
             "runnerdeployment_spec_replicas",
             "Wanted runners of a RunnerDeployment",
             this.deployment_replicas.clone(),
+        );
+        registry.register(
+            "runnerset_spec_replicas",
+            "Wanted runners of a RunnerSet",
+            this.runner_set_replicas.clone(),
         );
         let mut autoscaler = |name: &str, help: &str, family: &ByAutoscaler| {
             registry.register(format!("horizontalrunnerautoscaler_{name}"), help, family.clone());
@@ -81,6 +97,11 @@ impl Metrics {
             this.unregistrations.clone(),
         );
         registry.register(
+            "muster_leftover_runners",
+            "Runners whose pods are gone and that GitHub may still list, since it gave no clear answer",
+            this.leftovers.clone(),
+        );
+        registry.register(
             "muster_reconcile_failures",
             "Failed reconciles, by class",
             this.failures.clone(),
@@ -88,17 +109,23 @@ impl Metrics {
         this
     }
 
-    pub(crate) fn deployment(&self, namespace: &str, name: &str, replicas: Option<i64>) {
-        let labels = DeploymentLabels {
-            runnerdeployment: name.to_owned(),
-            namespace: namespace.to_owned(),
-        };
-        match replicas {
-            Some(replicas) => {
-                self.deployment_replicas.get_or_create(&labels).set(replicas);
+    /// Wanted runners of a scale target; `None` removes the series.
+    pub(crate) fn target(&self, target: &TargetId, replicas: Option<i64>) {
+        let (name, namespace) = (target.name.clone(), target.namespace.clone());
+        match target.kind {
+            TargetKind::Deployment => {
+                let labels = DeploymentLabels {
+                    runnerdeployment: name,
+                    namespace,
+                };
+                show(&self.deployment_replicas, &labels, replicas);
             }
-            None => {
-                self.deployment_replicas.remove(&labels);
+            TargetKind::Set => {
+                let labels = RunnerSetLabels {
+                    runnerset: name,
+                    namespace,
+                };
+                show(&self.runner_set_replicas, &labels, replicas);
             }
         }
     }
@@ -122,6 +149,10 @@ impl Metrics {
         self.unregistrations.get_or_create(&ReasonLabels { reason }).inc();
     }
 
+    pub(crate) fn leftovers(&self, count: usize) {
+        self.leftovers.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn failed(&self, reason: &'static str) {
         self.failures.get_or_create(&ReasonLabels { reason }).inc();
     }
@@ -132,12 +163,20 @@ fn set(family: &ByAutoscaler, namespace: &str, name: &str, value: Option<i64>) {
         horizontalrunnerautoscaler: name.to_owned(),
         namespace: namespace.to_owned(),
     };
+    show(family, &labels, value);
+}
+
+/// Sets a series, or removes it.
+fn show<L>(family: &Family<L, Gauge<i64, AtomicI64>>, labels: &L, value: Option<i64>)
+where
+    L: Clone + std::hash::Hash + Eq,
+{
     match value {
         Some(value) => {
-            family.get_or_create(&labels).set(value);
+            family.get_or_create(labels).set(value);
         }
         None => {
-            family.remove(&labels);
+            family.remove(labels);
         }
     }
 }

@@ -7,8 +7,11 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use jiff::SignedDuration;
-use muster_controllers::ReconciliationSettings;
-use muster_core::pods::phase::Deadlines;
+use muster_controllers::{ReconciliationSettings, VolumeSettings};
+use muster_core::{
+    autoscale::{demand::DemandMerge, schedule::Clock},
+    pods::phase::Deadlines,
+};
 use muster_runtime::args::{
     Env, Exit, GitHubArgs, GitHubEnv, GitHubFlags, GoDuration, LogArgs, LogFlags, Parsed, parse, parse_int,
 };
@@ -93,6 +96,13 @@ struct Flags {
     /// How long an autoscaler does not scale down after it scaled up.
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     default_scale_down_delay: GoDuration,
+    /// How an autoscaler's pull metrics and its queued jobs become one number: sum adds them, max takes the larger.
+    #[arg(long, value_name = "sum|max", default_value = "sum")]
+    demand_merge: DemandMerge,
+    /// Time zone whose clock scheduled overrides follow that name none: an IANA name, or Local for this process' own. By default that of the offset
+    /// in startTime.
+    #[arg(long, value_name = "ZONE", default_value = "")]
+    schedule_time_zone: String,
     /// Labels for all runners, separated by commas; may be repeated.
     #[arg(long, value_name = "LABELS")]
     common_runner_labels: Vec<String>,
@@ -109,6 +119,19 @@ struct Flags {
     /// How long a registered runner without a job may be offline or unknown to GitHub before it is replaced.
     #[arg(long, value_name = "DURATION", default_value = "5m")]
     runner_offline_timeout: GoDuration,
+    /// How long after its grace period a deleted runner pod is held while GitHub gives no clear answer about its runner.
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    runner_unregistration_timeout: GoDuration,
+
+    /// How many free volumes a RunnerSet keeps for each of its claim templates.
+    #[arg(long, value_name = "COUNT", value_parser = parse_int, default_value = "100")]
+    runner_set_kept_volumes: i64,
+    /// How long a RunnerSet keeps a volume that no runner uses.
+    #[arg(long, value_name = "DURATION", default_value = "168h")]
+    runner_set_kept_volume_age: GoDuration,
+    /// How long a new runner of a RunnerSet waits for a volume that is about to be free; 0 does not wait.
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    runner_set_volume_wait: GoDuration,
 
     /// How often the queue of a repository with demand is compared with GitHub's; 0 switches that off.
     #[arg(long, value_name = "DURATION", default_value = "1m")]
@@ -183,8 +206,14 @@ pub(crate) struct ManagerArgs {
     pub(crate) deadlines: Deadlines,
     /// `--queue-reconciliation-…`.
     pub(crate) reconciliation: ReconciliationSettings,
+    /// `--runner-set-…`.
+    pub(crate) volumes: VolumeSettings,
     /// `--default-scale-down-delay`.
     pub(crate) default_scale_down_delay: SignedDuration,
+    /// `--demand-merge`.
+    pub(crate) demand_merge: DemandMerge,
+    /// `--schedule-time-zone`.
+    pub(crate) schedule_clock: Clock,
     /// `--common-runner-labels`, split.
     pub(crate) common_runner_labels: Vec<String>,
     /// `--auto-scaling-runner-set-only`: the scale-set mode.
@@ -260,6 +289,7 @@ impl ManagerArgs {
                 start: flags.runner_start_timeout.0,
                 registration: flags.runner_registration_timeout.0,
                 offline: flags.runner_offline_timeout.0,
+                unregistration: flags.runner_unregistration_timeout.0,
             },
             reconciliation: ReconciliationSettings {
                 period: flags.queue_reconciliation_period.as_std(),
@@ -267,7 +297,14 @@ impl ManagerArgs {
                 calls_per_hour: flags.queue_reconciliation_calls_per_hour,
                 repositories: flags.queue_reconciliation_repository,
             },
+            volumes: VolumeSettings {
+                count: usize::try_from(flags.runner_set_kept_volumes).unwrap_or(0),
+                age: flags.runner_set_kept_volume_age.0.max(SignedDuration::ZERO),
+                patience: flags.runner_set_volume_wait.0.max(SignedDuration::ZERO),
+            },
             default_scale_down_delay: flags.default_scale_down_delay.0,
+            demand_merge: flags.demand_merge,
+            schedule_clock: schedule_clock(&flags.schedule_time_zone, env)?,
             common_runner_labels: flags
                 .common_runner_labels
                 .iter()
@@ -279,6 +316,28 @@ impl ManagerArgs {
             ignored,
         })
     }
+}
+
+/// The clock that `--schedule-time-zone` names. `Local` is the environment's `TZ`, else what `/etc/localtime` links to, else UTC, as for a Go program.
+fn schedule_clock(zone: &str, env: &Env) -> Result<Clock, Exit> {
+    // A path counts by the name below the database's folder.
+    let name_of = |zone: &str| {
+        let zone = zone.trim_start_matches(':');
+        zone.rsplit_once("zoneinfo/")
+            .map_or(zone, |(_, name)| name)
+            .to_owned()
+    };
+    let of_system = || Some(name_of(std::fs::read_link("/etc/localtime").ok()?.to_str()?));
+    let local = || {
+        let zone = match env.get("TZ") {
+            Ok(Some(zone)) => Some(name_of(zone)),
+            _ => of_system(),
+        };
+        zone.filter(|zone| !zone.is_empty())
+            .unwrap_or_else(|| "UTC".to_owned())
+    };
+    let name = if zone == "Local" { local() } else { zone.to_owned() };
+    Clock::named(&name).map_err(|problem| Exit::failure(format_args!("--schedule-time-zone: {problem}")))
 }
 
 #[cfg(test)]
@@ -313,6 +372,7 @@ mod tests {
         );
         assert_eq!(args.kubeconfig, None);
         assert_eq!(args.default_scale_down_delay, SignedDuration::from_mins(10));
+        assert_eq!(args.volumes, VolumeSettings::default());
         assert!(args.common_runner_labels.is_empty() && args.ignored.is_empty());
         let runner = RunnerArgs {
             image: "summerwind/actions-runner:latest".into(),
@@ -482,6 +542,36 @@ mod tests {
             matches!(args.github.credentials(), Ok(Credentials::Token(_))),
             "an empty flag unsets the user"
         );
+    }
+
+    #[test]
+    fn schedules_follow_the_clock_that_is_named() {
+        let clock = |zone: &str, env: &[(&str, &str)]| {
+            read(&[&format!("--schedule-time-zone={zone}")], env).map(|args| args.schedule_clock)
+        };
+        assert_eq!(read(&[], &[]).unwrap().schedule_clock, Clock::Written);
+        let tokyo = Clock::named("Asia/Tokyo").unwrap();
+        assert_eq!(clock("Asia/Tokyo", &[]).unwrap(), tokyo);
+        assert_eq!(clock("Local", &[("TZ", "Asia/Tokyo")]).unwrap(), tokyo);
+        assert_eq!(
+            clock("Local", &[("TZ", ":/usr/share/zoneinfo/Asia/Tokyo")]).unwrap(),
+            tokyo
+        );
+        assert_eq!(
+            clock("Local", &[("TZ", "")]).unwrap(),
+            Clock::named("UTC").unwrap()
+        );
+        assert_eq!(clock("Mars/Base", &[]).unwrap_err().code, 1);
+    }
+
+    #[test]
+    fn demand_is_added_unless_told_otherwise() {
+        assert_eq!(read(&[], &[]).unwrap().demand_merge, DemandMerge::Sum);
+        assert_eq!(
+            read(&["--demand-merge=max"], &[]).unwrap().demand_merge,
+            DemandMerge::Max
+        );
+        assert_eq!(read(&["--demand-merge=most"], &[]).unwrap_err().code, 2);
     }
 
     #[test]

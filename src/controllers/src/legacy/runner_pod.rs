@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
@@ -14,18 +14,22 @@ use kube::{
 };
 use muster_core::{
     pods::{
-        PodView,
+        PodOwner, PodView,
         phase::{env, is_runner_pod},
-        unregister::{self, ABANDON_AFTER, Answer, Next, Safe},
+        unregister::{self, Answer, Next, Safe},
     },
     scope::Scope,
 };
-use muster_crds::{keys, legacy::Runner};
-use muster_github::{ErrorClass, GitHub, Removal};
+use muster_crds::keys;
+use muster_github::{GitHub, Removal};
+use muster_runtime::drive::Cache;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::{leftovers::Leftover, unclear};
 use crate::{
     context::Context,
+    ends::pool_of,
     error::{Error, is_conflict, is_not_found},
     events::Severity,
     owner::ControllerOwner,
@@ -61,26 +65,7 @@ async fn terminate(context: &Context, pod: &Pod, view: &PodView, now: Timestamp)
     let namespace = pod.namespace().unwrap_or_default();
     delete_parent(context, pod, &namespace).await?;
     if has_finalizer(pod) {
-        let outcome = match stop(context, pod, view, now).await {
-            // Nobody can be asked any more (the Secret is gone): the pod must not stay for ever (spec 02 Q29).
-            Err(Error::Credentials { message, .. })
-                if view
-                    .deletion_at
-                    .is_some_and(|end| now.duration_since(end) > ABANDON_AFTER) =>
-            {
-                context.recorder.record(
-                    pod,
-                    COMPONENT,
-                    Severity::Warning,
-                    "UnregistrationSkipped",
-                    &message,
-                );
-                tracing::warn!(controller = COMPONENT, object = %super::key(pod), reason = %message, "Released a pod without unregistering its runner.");
-                Stop::Safe
-            }
-            other => other?,
-        };
-        return match outcome {
+        return match stop(context, pod, view, now).await? {
             Stop::Safe => {
                 // Only now: pods of jobs are work of a runner that may still be busy (spec 02 Q35).
                 if let Some(delay) = super::linked::clean(context, pod, view, now).await {
@@ -125,19 +110,34 @@ async fn terminate(context: &Context, pod: &Pod, view: &PodView, now: Timestamp)
     }
 }
 
-/// Without its Runner gone the pod would be made again.
+/// Without its Runner, or StatefulSet, gone the pod would be made again, with a name and a token that were used.
 async fn delete_parent(context: &Context, pod: &Pod, namespace: &str) -> Result<(), Error> {
-    let Some(owner) = pod.controller_owner().filter(|owner| owner.kind == "Runner") else {
-        return Ok(());
-    };
-    let Some(runner) = context.caches.runners.get(namespace, &owner.name) else {
-        return Ok(());
-    };
-    if runner.metadata.deletion_timestamp.is_some() || runner.uid().as_deref() != Some(owner.uid.as_str()) {
-        return Ok(());
+    async fn delete_from<K>(
+        context: &Context,
+        cache: &Cache<K>,
+        namespace: &str,
+        owner: &OwnerReference,
+    ) -> Result<(), Error>
+    where
+        K: PodOwner + DeserializeOwned + std::fmt::Debug,
+    {
+        let Some(known) = cache.get(namespace, &owner.name) else {
+            return Ok(());
+        };
+        if known.meta().deletion_timestamp.is_some() || known.uid().as_deref() != Some(owner.uid.as_str()) {
+            return Ok(());
+        }
+        let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
+        delete(&api, &owner.name, &owner.uid).await
     }
-    let api: Api<Runner> = Api::namespaced(context.client.clone(), namespace);
-    delete(&api, &owner.name, &owner.uid).await
+    let Some(owner) = pod.controller_owner() else {
+        return Ok(());
+    };
+    match owner.kind.as_str() {
+        "Runner" => delete_from(context, &context.caches.runners, namespace, &owner).await,
+        "StatefulSet" => delete_from(context, &context.caches.stateful_sets, namespace, &owner).await,
+        _ => Ok(()),
+    }
 }
 
 /// Outcome of one tick of the graceful stop.
@@ -148,26 +148,39 @@ enum Stop {
 
 async fn stop(context: &Context, pod: &Pod, view: &PodView, now: Timestamp) -> Result<Stop, Error> {
     let mut next = unregister::begin(view, now);
+    let mut trouble: Option<Error> = None;
     loop {
         next = match next {
-            Next::Safe(why) => return finish(context, pod, view, why, now).await,
-            Next::Wait(delay) => return Ok(Stop::Wait(positive(delay))),
-            Next::LookUp => {
-                let (github, scope) = access(context, pod, now).await?;
-                let found = look_up(&github, &scope, &view.runner_name)
-                    .await
-                    .map_err(Error::github(format!("list the runners of {scope}"), now))?;
-                unregister::after_look_up(view, found, now)
+            Next::Safe(Safe::Abandoned) => {
+                give_up(context, pod, view, trouble.as_ref(), now);
+                return finish(context, pod, view, Safe::Abandoned, now).await;
             }
+            Next::Safe(why) => return finish(context, pod, view, why, now).await,
+            Next::Wait(delay) => {
+                if let Some(error) = &trouble {
+                    unclear::report(context, pod, view, error, now).await;
+                }
+                return Ok(Stop::Wait(positive(delay)));
+            }
+            Next::LookUp => match look_up(context, pod, view, now).await {
+                Ok(found) => unregister::after_look_up(view, found, now),
+                Err(error) => unregister::after_no_answer(view, ask_again(trouble.insert(error), now), now),
+            },
             Next::Remove { id } => {
-                let (github, scope) = access(context, pod, now).await?;
-                let (answer, message) = remove(&github, &scope, id, view).await;
+                let (answer, message) = match remove(context, pod, id, now).await {
+                    Ok(clear) => clear,
+                    Err(error) => {
+                        let until = ask_again(trouble.insert(error), now);
+                        (Answer::Unknown { until }, String::new())
+                    }
+                };
                 let next = unregister::after_removal(view, answer, now);
                 if let Next::Busy {
                     await_completion,
                     retry,
                 } = next
                 {
+                    unclear::clear(context, pod, view, now).await;
                     return busy(context, pod, view, (await_completion, retry), message, now).await;
                 }
                 next
@@ -179,37 +192,73 @@ async fn stop(context: &Context, pod: &Pod, view: &PodView, now: Timestamp) -> R
     }
 }
 
-/// GitHub's id of a runner by its name: from the cached listing, and where that lacks it from a fresh one, since "not there" may be a minute old.
-async fn look_up(github: &GitHub, scope: &Scope, name: &str) -> Result<Option<u64>, muster_github::Error> {
-    let by_name = |runners: &[muster_github::RunnerInfo]| {
-        runners
-            .iter()
-            .find(|runner| runner.name == name)
-            .map(|runner| runner.id)
-    };
-    if let Some(id) = by_name(&github.list_runners(scope).await?) {
-        return Ok(Some(id));
-    }
-    Ok(by_name(&github.list_runners_fresh(scope).await?))
-}
-
-async fn remove(github: &GitHub, scope: &Scope, id: u64, view: &PodView) -> (Answer, String) {
-    match github.remove_runner(scope, id).await {
-        Ok(Removal::Removed) => (Answer::Removed, String::new()),
-        Ok(Removal::Gone) => (Answer::Gone, String::new()),
-        Ok(Removal::Busy { message }) => (Answer::Busy, message),
-        Err(error) => {
-            let until = match error.class() {
-                ErrorClass::Throttled { until } => until,
-                _ => None,
-            };
-            tracing::warn!(controller = COMPONENT, runner = %view.runner_name, error = %muster_runtime::telemetry::chain(&error), "GitHub gave no clear answer to a removal; the runner is treated as busy.");
-            (Answer::Unknown { until }, String::new())
-        }
+/// When GitHub said that it takes calls again.
+fn ask_again(error: &Error, now: Timestamp) -> Option<Timestamp> {
+    match error {
+        Error::GitHub {
+            retry: Some(retry), ..
+        } => SignedDuration::try_from(*retry)
+            .ok()
+            .and_then(|retry| now.checked_add(retry).ok()),
+        _ => None,
     }
 }
 
-/// Marks the pod as unregistered, unless it is being deleted anyway: then only the finalizer matters.
+/// A pod is released although nobody said that its runner is off GitHub: people are told, and it is tried again without the pod.
+fn give_up(context: &Context, pod: &Pod, view: &PodView, trouble: Option<&Error>, now: Timestamp) {
+    let reason = trouble.map_or("GitHubUnavailable", Error::reason);
+    let chain = trouble
+        .map(|error| muster_runtime::telemetry::chain(error))
+        .unwrap_or_default();
+    let note = format!(
+        "Runner {} may still be listed by GitHub: {chain}",
+        view.runner_name
+    );
+    context
+        .recorder
+        .record(pod, COMPONENT, Severity::Warning, "UnregistrationSkipped", &note);
+    tracing::warn!(controller = COMPONENT, object = %super::key(pod), reason, error = %chain, "Released a pod without knowing that its runner is off GitHub.");
+    let Ok(scope) = scope_of(pod) else { return };
+    let count = context.leftovers.add(Leftover {
+        namespace: pod.namespace().unwrap_or_default(),
+        runner: view.runner_name.clone(),
+        id: view.runner_id,
+        scope,
+        secret: secret_of(pod).map(str::to_owned),
+        pool: pool_of(pod),
+        ephemeral: view.ephemeral,
+        reason,
+        since: now,
+    });
+    context.metrics.leftovers(count);
+}
+
+/// GitHub's id of a runner by its name: from the cached listing, and where that lacks it asked for by name, since "not there" may be a minute old.
+async fn look_up(context: &Context, pod: &Pod, view: &PodView, now: Timestamp) -> Result<Option<u64>, Error> {
+    let (github, scope) = access_for_removal(context, pod, now).await?;
+    let failed = || Error::github(format!("list the runners of {scope}"), now);
+    let cached = github.list_runners(&scope).await.map_err(failed())?;
+    let known = cached.iter().find(|runner| runner.name == view.runner_name);
+    if let Some(runner) = known {
+        return Ok(Some(runner.id));
+    }
+    let found = github.find_runner(&scope, &view.runner_name).await;
+    Ok(found.map_err(failed())?.map(|runner| runner.id))
+}
+
+/// Asks GitHub to remove a runner; an error is no clear answer.
+async fn remove(context: &Context, pod: &Pod, id: u64, now: Timestamp) -> Result<(Answer, String), Error> {
+    let (github, scope) = access_for_removal(context, pod, now).await?;
+    let removal = github.remove_runner(&scope, id).await;
+    let failed = Error::github(format!("remove runner {id} of {scope}"), now);
+    Ok(match removal.map_err(failed)? {
+        Removal::Removed => (Answer::Removed, String::new()),
+        Removal::Gone => (Answer::Gone, String::new()),
+        Removal::Busy { message } => (Answer::Busy, message),
+    })
+}
+
+/// Marks the pod as unregistered, unless it is being deleted anyway: then only the finalizer matters. What is true of this moment only is acted upon at once.
 async fn finish(
     context: &Context,
     pod: &Pod,
@@ -217,6 +266,9 @@ async fn finish(
     why: Safe,
     now: Timestamp,
 ) -> Result<Stop, Error> {
+    if view.deletion_at.is_none() && !why.lasts() {
+        return delete_as_seen(context, pod, why).await;
+    }
     if why != Safe::AlreadyComplete {
         context.metrics.unregistered(label(why));
         if !matches!(why, Safe::Stopped) {
@@ -231,6 +283,28 @@ async fn finish(
         }
     }
     Ok(Stop::Safe)
+}
+
+/// Deletes a pod whose runner cannot have a job, unless it has changed since it was looked at: it may have started.
+async fn delete_as_seen(context: &Context, pod: &Pod, why: Safe) -> Result<Stop, Error> {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
+    let params = DeleteParams {
+        preconditions: Some(kube::api::Preconditions {
+            uid: pod.uid(),
+            resource_version: pod.resource_version(),
+        }),
+        ..DeleteParams::default()
+    };
+    match api.delete(&pod.name_any(), &params).await {
+        Ok(_) => {
+            tracing::info!(controller = COMPONENT, object = %super::key(pod), reason = label(why), "Deleted a pod whose runner has never worked.");
+            Ok(Stop::Safe)
+        }
+        Err(error) if is_not_found(&error) => Ok(Stop::Safe),
+        // Its change is on its way to the cache.
+        Err(error) if is_conflict(&error) => Ok(Stop::Wait(Duration::from_secs(1))),
+        Err(error) => Err(Error::apply("delete the pod")(error)),
+    }
 }
 
 async fn busy(
@@ -285,24 +359,40 @@ fn positive(delay: SignedDuration) -> Duration {
 
 /// The client and the scope of a pod, from what stands in the pod (spec 01 §10.4).
 pub(super) async fn access(context: &Context, pod: &Pod, now: Timestamp) -> Result<(GitHub, Scope), Error> {
+    let scope = scope_of(pod)?;
+    let github = context
+        .clients
+        .for_secret(&pod.namespace().unwrap_or_default(), secret_of(pod), now)
+        .await?;
+    Ok((github, scope))
+}
+
+/// The same for a removal, which the last known login may still do.
+async fn access_for_removal(context: &Context, pod: &Pod, now: Timestamp) -> Result<(GitHub, Scope), Error> {
+    let scope = scope_of(pod)?;
+    let github = context
+        .clients
+        .for_removal(&pod.namespace().unwrap_or_default(), secret_of(pod), now)
+        .await?;
+    Ok((github, scope))
+}
+
+fn scope_of(pod: &Pod) -> Result<Scope, Error> {
     let value = |name| env(pod, name);
-    let scope = Scope::from_fields(
+    Scope::from_fields(
         value(keys::ENV_RUNNER_REPO).as_deref(),
         value(keys::ENV_RUNNER_ORG).as_deref(),
         value(keys::ENV_RUNNER_ENTERPRISE).as_deref(),
     )
     .map_err(|error| Error::Invalid {
         message: format!("environment of container runner: {error}"),
-    })?;
-    let secret = pod
-        .annotations()
+    })
+}
+
+fn secret_of(pod: &Pod) -> Option<&str> {
+    pod.annotations()
         .get(keys::ANNOTATION_GITHUB_API_CREDS_SECRET)
-        .map(String::as_str);
-    let github = context
-        .clients
-        .for_secret(&pod.namespace().unwrap_or_default(), secret, now)
-        .await?;
-    Ok((github, scope))
+        .map(String::as_str)
 }
 
 fn has_finalizer(pod: &Pod) -> bool {

@@ -12,6 +12,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
+        apps::v1::StatefulSet,
         core::v1::Pod,
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
@@ -29,7 +30,7 @@ use muster_core::{
     autoscale::reservation::{self, Kind},
     pods::{
         PodView,
-        liveness::{Listed, Verdict, assess},
+        liveness::{Listed, Verdict, assess, listing_age, look_interval},
         phase::PodPhase,
         unregister::REGISTRATION_POLL,
     },
@@ -43,6 +44,7 @@ use crate::{
     context::Context,
     ends::{Pool, pool_of},
     error::{Error, already_exists, is_not_found},
+    events::Severity,
     owner::ControllerOwner,
     pod_owner::annotate,
 };
@@ -50,6 +52,8 @@ use crate::{
 const COMPONENT: &str = "runnerpod-controller";
 /// Name of the PodDisruptionBudget of busy runner pods, one per namespace.
 const BUDGET: &str = "muster-busy-runners";
+/// How old GitHub's listing may be in the cache (its `Cache-Control`).
+const LISTING_AGE: SignedDuration = SignedDuration::from_secs(60);
 /// While a pool fails, a runner that registers is noticed this soon.
 const PROBE_POLL: SignedDuration = SignedDuration::from_secs(3);
 
@@ -94,7 +98,12 @@ pub(super) async fn track(
         .and_then(|pool| context.ends.failing(&pool))
         .is_some();
     // A runner needs some seconds to register, and many have finished their job by then: no call and no write for those.
-    let patience = if probing { PROBE_POLL } else { REGISTRATION_POLL };
+    let age = listing_age(view.deadlines.offline.min(view.deadlines.registration));
+    let patience = if probing {
+        PROBE_POLL
+    } else {
+        REGISTRATION_POLL.min(age)
+    };
     let first = view
         .ready_since
         .and_then(|since| since.checked_add(patience).ok());
@@ -111,7 +120,7 @@ pub(super) async fn track(
     }
     let mut wait = resync;
     if view.runner_id.is_none() {
-        match listed(context, pod, view, probing, now).await? {
+        match listed(context, pod, view, probing || age < LISTING_AGE, now).await? {
             Some(found) => {
                 marks.insert(
                     keys::ANNOTATION_RUNNER_ID.to_owned(),
@@ -121,7 +130,7 @@ pub(super) async fn track(
                     context.ends.note_success(&pool);
                 }
             }
-            None => wait = Duration::from_secs(if probing { 3 } else { 10 }),
+            None => wait = wait.min(Duration::try_from(patience).unwrap_or(Duration::from_secs(10))),
         }
     } else if busy != Some(true) {
         wait = wait.min(check_liveness(context, pod, view, now).await?);
@@ -158,7 +167,7 @@ async fn listed(
 fn ledger_says_busy(context: &Context, pool: &Pool, runner: &str) -> Option<bool> {
     let mut known = None;
     for autoscaler in context.caches.autoscalers.all() {
-        if !super::refers_to(&autoscaler, &pool.0, &pool.1) {
+        if !super::refers_to(&autoscaler, pool) {
             continue;
         }
         let names = autoscaler.spec.capacity_reservations.iter().flatten().any(|entry| {
@@ -280,7 +289,8 @@ async fn check_liveness(
     view: &PodView,
     now: Timestamp,
 ) -> Result<Duration, Error> {
-    let interval = view.deadlines.offline;
+    let limit = view.deadlines.offline;
+    let interval = look_interval(limit);
     let due = {
         let mut all = context
             .tracking
@@ -301,7 +311,8 @@ async fn check_liveness(
         all.insert(view.uid.clone(), now);
         now.checked_add(interval).unwrap_or(Timestamp::MAX)
     };
-    let found = listed(context, pod, view, false, now).await?;
+    let fresh = listing_age(limit) < LISTING_AGE;
+    let found = listed(context, pod, view, fresh, now).await?;
     let found = found.map(|runner| Listed {
         online: runner.status == "online",
         busy: runner.busy,
@@ -335,6 +346,11 @@ async fn check_liveness(
         Verdict::Ghost => {
             tracing::warn!(controller = COMPONENT, object = %super::key(pod), "GitHub has lost this runner; it is replaced.");
             context.metrics.failed("ghost");
+            let note =
+                "GitHub does not know this runner any more, or it is offline for too long; it is replaced.";
+            context
+                .recorder
+                .record(pod, COMPONENT, Severity::Warning, "RunnerLost", note);
             let namespace = pod.namespace().unwrap_or_default();
             mark(
                 context,
@@ -342,15 +358,17 @@ async fn check_liveness(
                 [(keys::ANNOTATION_UNREGISTRATION_REQUEST, now.to_string())],
             )
             .await?;
-            if let Some(owner) = pod.controller_owner().filter(|owner| owner.kind == "Runner") {
-                let api: Api<Runner> = Api::namespaced(context.client.clone(), &namespace);
-                annotate(
-                    &api,
-                    &owner.name,
-                    keys::ANNOTATION_UNREGISTRATION_REQUEST,
-                    &now.to_string(),
-                )
-                .await?;
+            let (key, value) = (keys::ANNOTATION_UNREGISTRATION_REQUEST, now.to_string());
+            match pod.controller_owner() {
+                Some(owner) if owner.kind == "Runner" => {
+                    let api: Api<Runner> = Api::namespaced(context.client.clone(), &namespace);
+                    annotate(&api, &owner.name, key, &value).await?;
+                }
+                Some(owner) if owner.kind == "StatefulSet" => {
+                    let api: Api<StatefulSet> = Api::namespaced(context.client.clone(), &namespace);
+                    annotate(&api, &owner.name, key, &value).await?;
+                }
+                _ => {}
             }
             Ok(Duration::from_secs(10))
         }

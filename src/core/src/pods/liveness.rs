@@ -2,7 +2,7 @@
 //!
 //! Three parties know a runner: the pod, the registration, the job. A pod that runs without a registration takes no job and would hold its place for ever.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::PodView;
 
@@ -31,6 +31,19 @@ pub enum Verdict {
     Ghost,
 }
 
+/// The limit, [`Deadlines::offline`](super::phase::Deadlines), is spent in fifths: two until somebody looks, two of patience, one that the listing may be old.
+const PARTS: i32 = 5;
+
+/// Time between two looks at a runner.
+pub fn look_interval(limit: SignedDuration) -> SignedDuration {
+    limit * 2 / PARTS
+}
+
+/// How old the listing may be.
+pub fn listing_age(limit: SignedDuration) -> SignedDuration {
+    limit / PARTS
+}
+
 /// Judges a registered, running pod. `listed` comes from a successful listing; `since` is when it was first found bad, as remembered.
 pub fn assess(pod: &PodView, listed: Option<Listed>, since: Option<Timestamp>, now: Timestamp) -> Verdict {
     let bad = match listed {
@@ -41,7 +54,8 @@ pub fn assess(pod: &PodView, listed: Option<Listed>, since: Option<Timestamp>, n
         return Verdict::Fine;
     }
     let since = since.unwrap_or(now);
-    let until = since.checked_add(pod.deadlines.offline).unwrap_or(Timestamp::MAX);
+    let patience = look_interval(pod.deadlines.offline);
+    let until = since.checked_add(patience).unwrap_or(Timestamp::MAX);
     if now >= until {
         Verdict::Ghost
     } else {
@@ -71,16 +85,16 @@ mod tests {
             assess(&pod, None, None, t(10)),
             Verdict::Suspect {
                 since: t(10),
-                until: t(310)
+                until: t(130)
             }
         );
         assert_eq!(
-            assess(&pod, online(false, false), Some(t(10)), t(309)),
+            assess(&pod, online(false, false), Some(t(10)), t(129)),
             Verdict::Suspect {
                 since: t(10),
-                until: t(310)
+                until: t(130)
             }
         );
-        assert_eq!(assess(&pod, None, Some(t(10)), t(310)), Verdict::Ghost);
+        assert_eq!(assess(&pod, None, Some(t(10)), t(130)), Verdict::Ghost);
     }
 }

@@ -15,6 +15,8 @@ pub struct Deadlines {
     pub registration: SignedDuration,
     /// For which a registered runner may be offline or unknown to GitHub without having a job.
     pub offline: SignedDuration,
+    /// From the end of a deleted pod's grace period until it is released although GitHub gave no clear answer about its runner (spec 02 Q29, 90 PAIN-07).
+    pub unregistration: SignedDuration,
 }
 
 impl Default for Deadlines {
@@ -24,6 +26,7 @@ impl Default for Deadlines {
             start: SignedDuration::from_mins(10),
             registration: SignedDuration::from_mins(10),
             offline: SignedDuration::from_mins(5),
+            unregistration: SignedDuration::from_mins(5),
         }
     }
 }
@@ -117,6 +120,8 @@ pub struct PodView {
     pub awaiting_completion: bool,
     /// A failure message was recorded.
     pub failure_recorded: bool,
+    /// GitHub was asked to remove the runner and gave no clear answer (pod condition `muster.dev/Unregistered`).
+    pub unregistration_unclear: bool,
     /// GitHub or the ledger says that the runner has a job. Only ever a hint about who goes first: what proves idleness is GitHub's answer to the removal.
     pub busy: bool,
     /// The runner takes one job only (`RUNNER_EPHEMERAL`, last occurrence).
@@ -177,6 +182,13 @@ impl PodView {
             unregistration_complete: annotation(keys::ANNOTATION_UNREGISTRATION_COMPLETE).is_some(),
             awaiting_completion: annotation(keys::ANNOTATION_RUNNER_COMPLETION_WAIT_START).is_some(),
             failure_recorded: annotation(keys::ANNOTATION_UNREGISTRATION_FAILURE).is_some(),
+            unregistration_unclear: status
+                .and_then(|status| status.conditions.as_deref())
+                .unwrap_or_default()
+                .iter()
+                .any(|condition| {
+                    condition.type_ == keys::CONDITION_UNREGISTERED && condition.status == "False"
+                }),
             busy: busy_label || annotation(keys::ANNOTATION_UNREGISTRATION_FAILURE).is_some(),
             ephemeral: env(pod, keys::ENV_RUNNER_EPHEMERAL).is_some_and(|value| value == "true"),
             runner_name: env(pod, keys::ENV_RUNNER_NAME).unwrap_or_else(|| name.clone()),

@@ -13,8 +13,6 @@ pub const RETRY_DELAY: SignedDuration = SignedDuration::from_mins(1);
 pub const UNKNOWN_DELAY: SignedDuration = SignedDuration::from_secs(10);
 /// How long to wait for a starting runner to appear on GitHub (spec 02 §21).
 pub const REGISTRATION_POLL: SignedDuration = SignedDuration::from_secs(10);
-/// So long after the end of the grace period a pod is given up when nobody can say anything about its runner (spec 02 Q29, 90 PAIN-07).
-pub const ABANDON_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// Why a pod may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +31,16 @@ pub enum Safe {
     Gone,
     /// The container was restarted after its job.
     Restarted,
-    /// Nobody could be asked for long after the end of the grace period: the containers are gone, whatever GitHub still lists.
+    /// GitHub gave no clear answer, and no container is left that could have a job: GitHub may still list the runner.
     Abandoned,
+}
+
+impl Safe {
+    /// Whether that stays true whatever happens next, so that it can be written down and acted upon later. A pod that has not started, or whose runner GitHub
+    /// does not know, may do so a moment later and take a job: it can only be deleted on the spot, as it was seen (precondition `resourceVersion`).
+    pub const fn lasts(self) -> bool {
+        !matches!(self, Self::NeverStarted | Self::NeverRegistered)
+    }
 }
 
 /// What to do next.
@@ -81,10 +87,12 @@ pub fn begin(pod: &PodView, now: Timestamp) -> Next {
     if pod.unregistration_complete {
         return Next::Safe(Safe::AlreadyComplete);
     }
-    // A persistent runner whose agent stopped stays behind on GitHub as an offline runner (spec 02 Q44); an ephemeral one has removed itself: no call.
+    // A persistent runner whose agent stopped stays behind on GitHub as an offline runner (spec 02 Q44); an ephemeral one has removed itself: no call, unless
+    // GitHub could not be reached when it was told to stop: its agent could not reach it either.
     if pod.is_stopped() {
         return match pod.runner_id {
-            Some(id) if !pod.ephemeral => Next::Remove { id },
+            Some(id) if !pod.ephemeral || pod.unregistration_unclear => Next::Remove { id },
+            None if pod.unregistration_unclear => Next::LookUp,
             _ => Next::Safe(Safe::Stopped),
         };
     }
@@ -114,16 +122,30 @@ pub fn begin(pod: &PodView, now: Timestamp) -> Next {
 pub fn after_look_up(pod: &PodView, found: Option<u64>, now: Timestamp) -> Next {
     match found {
         Some(id) => Next::Remove { id },
+        None if pod.is_stopped() => Next::Safe(Safe::Stopped),
         None if pod.is_ready_long(now) => Next::Safe(Safe::NeverRegistered),
         None if pod.deletion_at.is_some_and(|end| now > end) => Next::Safe(Safe::Gone),
         None => Next::Wait(REGISTRATION_POLL),
     }
 }
 
-/// The grace period is over for so long that no container can be left.
-pub fn is_abandoned(pod: &PodView, now: Timestamp) -> bool {
+/// When a deleted pod is released whatever GitHub says: the grace period is over for so long that no container can be left.
+pub fn abandoned_at(pod: &PodView) -> Option<Timestamp> {
     pod.deletion_at
-        .is_some_and(|end| now.duration_since(end) > ABANDON_AFTER)
+        .and_then(|end| end.checked_add(pod.deadlines.unregistration).ok())
+}
+
+/// After a look-up or a removal without a clear answer; `until` is when to ask again at the earliest, where that is known.
+pub fn after_no_answer(pod: &PodView, until: Option<Timestamp>, now: Timestamp) -> Next {
+    let release_at = abandoned_at(pod);
+    // GitHub forgets an offline ephemeral runner by itself within a day.
+    let harmless = pod.deletion_at.is_some() && pod.is_stopped() && pod.ephemeral;
+    if harmless || release_at.is_some_and(|at| now > at) {
+        return Next::Safe(Safe::Abandoned);
+    }
+    let wait = until.map_or(UNKNOWN_DELAY, |until| until.duration_since(now));
+    let wait = release_at.map_or(wait, |at| wait.min(at.duration_since(now)));
+    Next::Wait(wait.clamp(SignedDuration::from_secs(1), SignedDuration::from_mins(15)))
 }
 
 /// After the removal.
@@ -136,11 +158,7 @@ pub fn after_removal(pod: &PodView, answer: Answer, now: Timestamp) -> Next {
             await_completion: pod.ephemeral && !pod.awaiting_completion,
             retry: (!pod.ephemeral || pod.deletion_at.is_some()).then_some(RETRY_DELAY),
         },
-        Answer::Unknown { .. } if is_abandoned(pod, now) => Next::Safe(Safe::Abandoned),
-        Answer::Unknown { until } => {
-            let wait = until.map_or(UNKNOWN_DELAY, |until| until.duration_since(now));
-            Next::Wait(wait.clamp(SignedDuration::from_secs(1), SignedDuration::from_mins(15)))
-        }
+        Answer::Unknown { until } => after_no_answer(pod, until, now),
     }
 }
 
@@ -293,6 +311,61 @@ mod tests {
                 retry: Some(RETRY_DELAY)
             }
         );
+    }
+
+    #[test]
+    fn a_deleted_pod_is_released_in_time_whatever_github_says() {
+        let unknown = |pod: &PodView, now| after_removal(pod, Answer::Unknown { until: None }, now);
+        let deleted = PodView {
+            deletion_at: Some(t(0)),
+            runner_id: Some(3),
+            unregistration_unclear: true,
+            ..running()
+        };
+        assert_eq!(unknown(&deleted, t(0)), Next::Wait(UNKNOWN_DELAY));
+        assert_eq!(
+            unknown(&deleted, t(295)),
+            Next::Wait(SignedDuration::from_secs(5)),
+            "not beyond the end"
+        );
+        assert_eq!(
+            after_removal(&deleted, Answer::Unknown { until: Some(t(900)) }, t(290)),
+            Next::Wait(SignedDuration::from_secs(10)),
+            "whatever GitHub's rate limit says"
+        );
+        assert_eq!(unknown(&deleted, t(301)), Next::Safe(Safe::Abandoned));
+        assert_eq!(
+            after_no_answer(&deleted, None, t(301)),
+            Next::Safe(Safe::Abandoned)
+        );
+        // Its agent has stopped: nothing can be hurt any more, but GitHub is asked once more.
+        let stopped = PodView {
+            runner: RunnerContainer::Terminated { exit_code: 0 },
+            ..deleted
+        };
+        assert_eq!(begin(&stopped, t(0)), Next::Remove { id: 3 });
+        assert_eq!(unknown(&stopped, t(0)), Next::Safe(Safe::Abandoned));
+        assert_eq!(
+            after_removal(&stopped, Answer::Gone, t(0)),
+            Next::Safe(Safe::Gone)
+        );
+        let nameless = PodView {
+            runner_id: None,
+            ..stopped.clone()
+        };
+        assert_eq!(begin(&nameless, t(0)), Next::LookUp);
+        assert_eq!(after_look_up(&nameless, None, t(0)), Next::Safe(Safe::Stopped));
+        let persistent = PodView {
+            ephemeral: false,
+            ..stopped
+        };
+        assert_eq!(
+            unknown(&persistent, t(0)),
+            Next::Wait(UNKNOWN_DELAY),
+            "GitHub keeps it for long"
+        );
+        // A pod that nobody deletes waits for ever: it may be busy.
+        assert_eq!(unknown(&running(), t(9_999_999)), Next::Wait(UNKNOWN_DELAY));
     }
 
     #[test]
