@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # CI must not change Cargo.lock silently.
 LOCKED := $(if $(CI),--locked)
+# Where the definitions are written: for kubectl, and for Helm.
+CRDS := crds charts/actions-runner-controller/crds
 # Always the whole workspace: one choice of features, so that the demo, clippy and the tests share what is built.
 BUILD := cargo build --workspace --bins $(LOCKED)
 
@@ -49,7 +51,7 @@ doc: need-rust need-cc ## The API documentation, warnings are errors
 
 .PHONY: crds
 crds: need-rust ## Write crds/*.yaml from the Rust types
-	cargo run -p muster-crds --bin crdgen $(LOCKED) -- crds
+	for folder in $(CRDS); do cargo run -p muster-crds --bin crdgen $(LOCKED) -- $$folder; done
 
 .PHONY: controlplane
 controlplane: need-rust need-cc need-go ## Build etcd and Kubernetes for tests and demo (otherwise done when first needed)
@@ -78,7 +80,7 @@ purity: need-rust ## muster-core does no I/O: it compiles alone, without a runti
 .PHONY: crds-check
 crds-check: need-rust need-cc ## Fail when crds/*.yaml are not what the Rust types say
 	$(BUILD)
-	$(TARGET)/debug/crdgen --check crds
+	for folder in $(CRDS); do $(TARGET)/debug/crdgen --check $$folder; done
 
 .PHONY: deny
 deny: need-rust ## Licences, duplicate and banned crates, sources (deny.toml)

@@ -28,6 +28,8 @@ const INPUTS: u64 = 1_000_000;
 const FUZZ_TARGETS: [&str; 3] = ["signature", "payload", "routing"];
 /// When a fuzz target is given up.
 const FUZZ_SECONDS: &str = "900";
+/// How long memory is watched; it must be flat in the last third.
+const MEMORY_SECONDS: &str = "210";
 /// What ARC's webhook server had under load (spec part 93), in KiB.
 const MEMORY: i64 = 64 * 1024;
 /// Growth in a minute that still counts as none: a leak of a hundred bytes a request is three times as much.
@@ -270,7 +272,7 @@ pub(super) async fn optimized(running: &Running<'_>) -> Result<PathBuf> {
 
 pub(super) async fn memory(running: &Running<'_>) -> Result<Verdict> {
     let program = optimized(running).await?.join("bench");
-    let args = ["webhook", "--memory"];
+    let args = ["webhook", "--memory", "--seconds", MEMORY_SECONDS];
     let ran = running
         .runner
         .run(running.item, &program, &args, &[], None)
@@ -286,11 +288,13 @@ pub(super) async fn memory(running: &Running<'_>) -> Result<Verdict> {
     Ok(Verdict::new(
         ok,
         format!(
-            "{requests} deliveries, {bad} not 2xx; RSS {} KiB idle, {highest} KiB at most, {slope} KiB/min",
-            figure("rss_first_kib")
+            "{requests} deliveries, {bad} not 2xx; RSS {} KiB idle, {highest} KiB at most, {slope} KiB/min in the last {} s",
+            figure("rss_first_kib"),
+            figure("settled_seconds")
         ),
     ))
 }
+
 /// Whether a demo did what it must, with at most so many pods more than jobs.
 fn judge(ran: &Ran, report: &Value, spare: u64) -> Verdict {
     let get = |name: &str| number(report, name);

@@ -67,8 +67,8 @@ pub(super) async fn watch(bench: &Bench, length: Duration, rate: u32, terminal: 
     let samples = samples.into_inner();
     let (first, last) = (idle.rss_kib, end.rss_kib);
     let highest = samples.iter().copied().max().unwrap_or(last).max(last);
-    // The first third fills caches and pools.
-    let settled = samples.get(samples.len() / 3..).unwrap_or_default();
+    // The first two thirds fill what is bounded: 500 tombstones for each autoscaler, the ids of deliveries, pools.
+    let settled = samples.get(samples.len() / 3 * 2..).unwrap_or_default();
     let slope = slope_per_minute(settled);
     let cpu = end.cpu.saturating_sub(idle.cpu).as_secs_f64() / load.elapsed.as_secs_f64().max(1e-9);
     step.done(format_args!(
@@ -83,6 +83,7 @@ pub(super) async fn watch(bench: &Bench, length: Duration, rate: u32, terminal: 
         "rss_last_kib": last,
         "rss_max_kib": highest,
         "rss_slope_kib_per_min": slope,
+        "settled_seconds": settled.len(),
         "rss_kib": samples,
         "requests": load.latencies.len(),
         "per_second": (load.rate() * 10.0).round() / 10.0,
