@@ -256,8 +256,8 @@ async fn play(world: &World, options: &Options, terminal: Terminal, begun: Insta
     report.cleaned_up_ms = u64::try_from(last.elapsed().as_millis()).unwrap_or_default();
     report.left = left.into();
     report.leftovers = left.total();
-    if let Some(storage) = &world.storage {
-        report.read_volumes(&storage.counters(), volumes_left(world).await?);
+    if world.storage.is_some() {
+        report.read_volumes(&world.volume_figures().await?);
     }
     report.kills = played.kills;
     report.seed = options.seed;
@@ -283,20 +283,12 @@ async fn play(world: &World, options: &Options, terminal: Terminal, begun: Insta
     Ok(report)
 }
 
-/// Claims and volumes that are left and that nobody keeps.
-async fn volumes_left(world: &World) -> Result<usize> {
-    match world.storage {
-        Some(_) => world.volume_leaks().await.map(|leaks| leaks.len()),
-        None => Ok(0),
-    }
-}
-
 /// Waits until nothing is left, for a bounded time; answers what is there at the end.
 async fn wait_for_nothing(world: &World) -> Result<crate::world::Leftovers> {
     let end = Instant::now() + TAIL;
     loop {
         let left = world.leftovers().await?;
-        let is_kept_well = volumes_left(world).await? == 0;
+        let is_kept_well = world.volume_figures().await?.leaks == 0;
         if (left.is_none() && is_kept_well) || Instant::now() > end {
             return Ok(left);
         }

@@ -8,8 +8,7 @@ use serde::Serialize;
 use crate::{
     github::{JobState, JobView},
     kubelet::PodTrace,
-    volumes::VolumeCounters,
-    world::{Leftovers, World},
+    world::{Leftovers, VolumeFigures, World},
 };
 
 /// Median and tail of some waiting times, in milliseconds.
@@ -176,13 +175,13 @@ impl Report {
         report
     }
 
-    /// Adds what became of the volumes, `leaks` of which are left to nobody.
-    pub fn read_volumes(&mut self, counters: &VolumeCounters, leaks: usize) {
+    /// Adds what became of the volumes.
+    pub fn read_volumes(&mut self, figures: &VolumeFigures) {
         self.volumes = Some(Volumes {
-            volumes_created: counters.created,
-            volumes_reused: counters.reused,
-            volume_leaks: leaks,
-            volume_double_mounts: counters.double_mounts,
+            volumes_created: figures.created,
+            volumes_reused: figures.reused,
+            volume_leaks: figures.leaks,
+            volume_double_mounts: figures.double_mounts,
         });
     }
 
@@ -348,21 +347,20 @@ mod tests {
         report.completed = 1;
         assert_eq!(report.problems(), ["1 of 2 jobs were completed"]);
         report.completed = 2;
-        let volumes = VolumeCounters {
+        report.most_pods = 1;
+        let good = VolumeFigures {
             created: 1,
             reused: 1,
-            ..VolumeCounters::default()
+            ..VolumeFigures::default()
         };
-        report.most_pods = 1;
-        report.read_volumes(&volumes, 0);
+        report.read_volumes(&good);
         assert!(report.problems().is_empty(), "{:?}", report.problems());
-        report.read_volumes(
-            &VolumeCounters {
-                created: 2,
-                ..volumes
-            },
-            1,
-        );
+        let bad = VolumeFigures {
+            created: 2,
+            leaks: 1,
+            ..good
+        };
+        report.read_volumes(&bad);
         assert_eq!(
             report.problems(),
             [

@@ -247,17 +247,8 @@ impl PodTask {
             match storage.place(&pod).await {
                 Placement::On { node, volumes } => return Ok(Some(Place { node, volumes })),
                 Placement::Waits(Some(reason)) if said.as_ref() != Some(&reason) => {
-                    let patch = status::unschedulable(&pod, &reason, super::now());
-                    let params = PatchParams::default();
-                    let patched = self
-                        .api
-                        .patch_status(&self.name, &params, &Patch::Merge(&patch))
-                        .await;
-                    // Said again at the next look when it was not heard.
-                    if patched.is_ok() {
-                        self.shared.ledger.wrote();
-                        said = Some(reason);
-                    }
+                    self.refuse(&reason).await?;
+                    said = Some(reason);
                 }
                 Placement::Waits(_) => {}
             }
@@ -276,6 +267,8 @@ impl PodTask {
             return Ok(Some(Place { node, volumes }));
         }
         if fault == Some(Fault::NeverScheduled) {
+            self.refuse("0/1 nodes are available: 1 Insufficient cpu.")
+                .await?;
             self.until_deleted().await?;
             return Ok(None);
         }
@@ -316,6 +309,28 @@ impl PodTask {
                     return Ok((!is_deleted).then_some(place));
                 }
                 Err(error) => self.back_off("bind", &error, &mut attempt).await?,
+            }
+        }
+    }
+
+    /// What a scheduler writes down when no node fits.
+    async fn refuse(&mut self, reason: &str) -> Result<(), Gone> {
+        let patch = status::unschedulable(&*self.pod()?, reason, super::now());
+        let mut attempt = 0;
+        loop {
+            let patched = self
+                .api
+                .patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await;
+            match patched {
+                Ok(_) => {
+                    self.shared.ledger.wrote();
+                    return Ok(());
+                }
+                Err(kube::Error::Api(status)) if status.is_not_found() => return Err(Gone),
+                // Another pod by this name.
+                Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(()),
+                Err(error) => self.back_off("refuse", &error, &mut attempt).await?,
             }
         }
     }

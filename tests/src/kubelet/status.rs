@@ -69,7 +69,7 @@ pub(super) fn patch(pod: &Pod, stage: Stage, started: Timestamp, now: Timestamp)
     })
 }
 
-/// What the scheduler says of a pod that fits nowhere.
+/// The merge patch by which a scheduler says why no node fits.
 pub(super) fn unschedulable(pod: &Pod, message: &str, now: Timestamp) -> Value {
     let said = pod
         .status

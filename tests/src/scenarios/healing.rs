@@ -13,7 +13,7 @@ use crate::{
     control_plane::ControlPlane,
     github::JobSpec,
     kubelet::{Fault, FaultRule, PodTrace, Strike, When},
-    world::{REPOSITORY, World},
+    world::{Kind, REPOSITORY, World},
 };
 
 /// The manager's deadlines in these worlds.
@@ -26,8 +26,10 @@ const JOB: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A world whose deadlines are [`LIMIT`].
-async fn impatient(name: &str, plane: Option<Arc<ControlPlane>>) -> Result<World> {
-    let mut builder = World::builder(name).github(|options| options.offline_after = OFFLINE_AFTER);
+async fn impatient(name: &str, plane: Option<Arc<ControlPlane>>, kind: Kind) -> Result<World> {
+    let mut builder = World::builder(name)
+        .kind(kind)
+        .github(|options| options.offline_after = OFFLINE_AFTER);
     for step in ["scheduling", "start", "registration", "offline"] {
         builder = builder.manager_flag(&format!("--runner-{step}-timeout={}s", LIMIT.as_secs()));
     }
@@ -150,9 +152,9 @@ impl Healed {
     }
 }
 
-/// Lets every fault strike `places` runners, each of a RunnerDeployment of its own, all at once.
-pub async fn faults(plane: Option<Arc<ControlPlane>>, places: usize) -> Result<Vec<Healed>> {
-    let world = impatient("faults", plane).await?;
+/// Lets every fault strike `places` runners, each of a pool of its own, all at once.
+pub async fn faults(plane: Option<Arc<ControlPlane>>, kind: Kind, places: usize) -> Result<Vec<Healed>> {
+    let world = impatient("faults", plane, kind).await?;
     let all = || {
         CASES
             .iter()
@@ -163,9 +165,9 @@ pub async fn faults(plane: Option<Arc<ControlPlane>>, places: usize) -> Result<V
             world.kubelet.inject(FaultRule::new(fault).named(&name).times(1));
         }
         world
-            .deployment(&name, |spec| {
-                spec.replicas = Some(1);
-                spec.template.spec.config.labels = Some(vec![name.clone()]);
+            .pool(&name, |pool| {
+                pool.replicas = Some(1);
+                pool.config.labels = Some(vec![name.clone()]);
             })
             .await?;
         if case.job {
@@ -204,9 +206,9 @@ fn name_of(case: &Case, place: usize) -> String {
     format!("{}-{place}", case.name)
 }
 
-/// The pods of a RunnerDeployment, oldest first.
-fn traces(world: &World, deployment: &str) -> Vec<PodTrace> {
-    let prefix = format!("{deployment}-");
+/// The pods of a pool, oldest first.
+fn traces(world: &World, pool: &str) -> Vec<PodTrace> {
+    let prefix = format!("{pool}-");
     let mut traces = world.kubelet.pods();
     traces.retain(|trace| trace.name.starts_with(&prefix));
     traces.sort_by_key(|trace| trace.created);
@@ -259,7 +261,7 @@ pub async fn start_ups(
         ("image-pull", Fault::NeverReady),
         ("unregistered", Fault::NeverRegisters),
     ];
-    let world = impatient("start-ups", plane).await?;
+    let world = impatient("start-ups", plane, Kind::RunnerDeployment).await?;
     for (name, fault) in faults {
         world.kubelet.inject(FaultRule::new(fault).named(name));
         let replicas = i64::try_from(replicas).context("so many runners")?;

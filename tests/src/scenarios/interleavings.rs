@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use crate::{
     control_plane::ControlPlane,
     github::{Family, Fault, FaultKind},
-    world::{Kind, World},
+    world::{Kind, VolumeFigures, World},
 };
 
 /// The pool and its autoscaler.
@@ -54,6 +54,8 @@ pub struct Figures {
     pub faults: usize,
     /// Removals that GitHub refused because a job had come in between.
     pub refused: u64,
+    /// What became of the volumes; nothing in worlds without.
+    pub volumes: VolumeFigures,
 }
 
 impl Figures {
@@ -70,12 +72,12 @@ impl Figures {
         self.scale_downs += other.scale_downs;
         self.faults += other.faults;
         self.refused += other.refused;
+        self.volumes.add(other.volumes);
     }
 
     /// Whether the promise was kept, and put to the test.
     pub fn is_good(&self) -> bool {
-        let kept =
-            self.failures.is_empty() && self.interrupted == 0 && self.busy_deleted == 0 && self.stuck == 0;
+        let kept = self.failures.is_empty() && self.is_kept();
         // Each seed does each of these at least once; whether a job came in between is GitHub's affair.
         let each = [
             self.leader_changes,
@@ -86,6 +88,11 @@ impl Figures {
         kept && each.iter().all(|count| *count >= self.seeds) && self.faults >= self.seeds && self.refused > 0
     }
 
+    /// Whether nothing was interrupted, left or lost.
+    pub fn is_kept(&self) -> bool {
+        self.interrupted == 0 && self.busy_deleted == 0 && self.stuck == 0 && self.volumes.is_good()
+    }
+
     /// The figures in a line.
     pub fn line(&self) -> String {
         let failures: String = self
@@ -94,9 +101,13 @@ impl Figures {
             .take(3)
             .map(|failure| format!("; {}", failure.lines().next().unwrap_or_default()))
             .collect();
+        let volumes = match self.volumes.created {
+            0 => String::new(),
+            _ => format!("; {}", self.volumes.line()),
+        };
         format!(
             "{} seeds, {} jobs: {} interrupted, {} busy pods deleted, {} objects stuck; {} scale-downs, {} template changes, {} managers \
-             killed, {} leader changes, {} faults of GitHub, {} removals refused because of a job{failures}",
+             killed, {} leader changes, {} faults of GitHub, {} removals refused because of a job{volumes}{failures}",
             self.seeds,
             self.jobs,
             self.interrupted,
@@ -378,6 +389,7 @@ impl Shaken {
         world.delete_pool(POOL).await?;
         let no_sets = async |world: &World| Ok(sets(world).await? == 0);
         world.until("no set is left", DEADLINE, no_sets).await?;
+        world.until_volumes_settle(DEADLINE).await?;
         let left = world.leftovers().await?.total() + sets(world).await?;
         let (stats, counters) = (world.github.job_stats(), world.kubelet.counters());
         self.figures.seeds = 1;
@@ -385,6 +397,7 @@ impl Shaken {
         self.figures.interrupted = world.github.interrupted();
         self.figures.busy_deleted = counters.busy_deleted;
         self.figures.stuck = left;
+        self.figures.volumes = world.volume_figures().await?;
         self.figures.refused = world.github.calls(Family::RemoveRunner).refused;
         Ok(self.figures)
     }

@@ -1,6 +1,6 @@
 //! The volumes of a world's runners: which are kept for the next one, and which are left to nobody.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::{collections::BTreeSet, fmt::Write, time::Duration};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::PersistentVolume;
@@ -12,7 +12,66 @@ use super::World;
 /// Label of a volume that is kept: the namespace of its RunnerSet.
 const KEPT_NAMESPACE: &str = "muster.dev/runnerset-namespace";
 
+/// What became of a world's volumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VolumeFigures {
+    /// Volumes that were made.
+    pub created: usize,
+    /// Times that a runner got a volume that another one had used before.
+    pub reused: usize,
+    /// Times that a volume was in use by two pods at once.
+    pub double_mounts: usize,
+    /// Claims and volumes that nobody uses or keeps.
+    pub leaks: usize,
+}
+
+impl VolumeFigures {
+    /// Whether no volume was in use twice and none is lost.
+    pub fn is_good(&self) -> bool {
+        self.double_mounts == 0 && self.leaks == 0
+    }
+
+    /// Adds those of another world.
+    pub fn add(&mut self, other: Self) {
+        self.created += other.created;
+        self.reused += other.reused;
+        self.double_mounts += other.double_mounts;
+        self.leaks += other.leaks;
+    }
+
+    /// The figures in a line.
+    pub fn line(&self) -> String {
+        format!(
+            "{} volumes made, {} times used again, {} in use twice, {} leaked",
+            self.created, self.reused, self.double_mounts, self.leaks
+        )
+    }
+}
+
 impl World {
+    /// What became of the volumes so far; nothing in a world without storage.
+    pub async fn volume_figures(&self) -> Result<VolumeFigures> {
+        let Some(storage) = &self.storage else {
+            return Ok(VolumeFigures::default());
+        };
+        let counters = storage.counters();
+        Ok(VolumeFigures {
+            created: counters.created,
+            reused: counters.reused,
+            double_mounts: counters.double_mounts,
+            leaks: self.volume_leaks().await?.len(),
+        })
+    }
+
+    /// Waits until every volume is in use, kept or gone.
+    pub async fn until_volumes_settle(&self, deadline: Duration) -> Result<()> {
+        let settled = async |world: &Self| match world.storage {
+            Some(_) => Ok(world.volume_leaks().await?.is_empty()),
+            None => Ok(true),
+        };
+        self.until("no volume is left to nobody", deadline, settled).await
+    }
+
     /// Claims and volumes that nobody uses or keeps, one sentence each: claims without a StatefulSet, volumes without a
     /// claim that no RunnerSet keeps, and storage whose volume is gone.
     pub async fn volume_leaks(&self) -> Result<Vec<String>> {

@@ -31,7 +31,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     control_plane::{ADMIN, ControlPlane, manifests},
-    github::{FakeGitHub, FakeGitHubOptions, JobHandle, JobSpec},
+    github::{FakeApp, FakeGitHub, FakeGitHubOptions, JobHandle, JobSpec},
     keeper::Keeper,
     kubelet::{SimKubelet, SimOptions},
     process::Process,
@@ -45,6 +45,7 @@ use self::{
 };
 
 pub use self::{
+    keeping::VolumeFigures,
     cluster::{ensure_rights, wait_until_allowed},
     look::{Leftovers, is_live_reservation},
     pools::{CACHE, Kind, Pool, PoolState},
@@ -56,6 +57,8 @@ pub const ORGANIZATION: &str = "muster";
 pub const REPOSITORY: &str = "muster/demo";
 /// The label that jobs ask for and runners have.
 pub const LABEL: &str = "demo";
+/// Id of the GitHub App that a world may have.
+pub const APP: u64 = 12;
 /// The secret of the webhooks.
 pub const SECRET: &str = "a webhook secret";
 /// Time between two looks at a condition.
@@ -207,6 +210,27 @@ impl WorldBuilder {
     pub fn webhook_replicas(mut self, replicas: usize) -> Self {
         if let Some(settings) = &mut self.processes {
             settings.webhook_replicas = replicas;
+        }
+        self
+    }
+
+    /// As [`replay`](Self::replay) with the Lease, but the login is a GitHub App's and GitHub is an Enterprise Server: its API is below
+    /// `/api/v3/`. The keys are PEM.
+    #[must_use]
+    pub fn replay_as_app(mut self, private_key: &str, public_key: &str) -> Self {
+        let (app_id, installation_id) = (APP, 77);
+        self.github.apps.push(FakeApp {
+            app_id: app_id.to_string(),
+            installation_id,
+            public_key: Some(public_key.to_owned()),
+        });
+        if let Some(settings) = &mut self.processes {
+            settings.replay = Replay::Allowed;
+            settings.app_flags = vec![
+                format!("--github-app-id={app_id}"),
+                format!("--github-app-installation-id={installation_id}"),
+                format!("--github-app-private-key={private_key}"),
+            ];
         }
         self
     }

@@ -10,7 +10,7 @@ use muster_tests::{
         credentials::{self, ROTATED_WITHIN},
         healing,
     },
-    world::World,
+    world::{Kind, World},
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -18,9 +18,8 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// A machine that is busy with other tests may be slow.
 const SLACK: Duration = Duration::from_secs(15);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_fault_costs_a_place_no_longer_than_its_deadline() {
-    let healed = healing::faults(None, 1).await.unwrap();
+async fn each_fault_costs_a_place_no_longer_than_its_deadline(kind: Kind) {
+    let healed = healing::faults(None, kind, 1).await.unwrap();
     assert_eq!(healed.len(), 13);
     for fault in healed {
         assert!(fault.is_within(SLACK), "{fault:?}");
@@ -120,3 +119,5 @@ async fn three_logins_are_used_side_by_side_and_rotated_without_a_restart() {
         "two for each owner, and one more after the revocation: {figures:?}"
     );
 }
+
+over_both_kinds!(each_fault_costs_a_place_no_longer_than_its_deadline);

@@ -2,21 +2,21 @@
 
 use muster_tests::{control_plane::ControlPlane, scenarios::interleavings, world::Kind};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_seed_interrupts_a_job_or_leaves_anything() {
+async fn no_seed_interrupts_a_job_or_leaves_anything(kind: Kind) {
     #[expect(clippy::disallowed_methods, reason = "how long to run is said from outside")]
     let seeds = std::env::var("MUSTER_SEEDS")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(2_u64);
     let plane = ControlPlane::shared().await.unwrap();
-    let figures = interleavings::run(&plane, Kind::RunnerDeployment, 0..seeds, 8).await;
+    let figures = interleavings::run(&plane, kind, 0..seeds, 8).await;
     assert!(figures.failures.is_empty(), "{}", figures.failures.join("\n\n"));
     // Whether GitHub had to refuse a removal is left to chance with so few seeds.
-    let kept = figures.interrupted == 0 && figures.busy_deleted == 0 && figures.stuck == 0;
     assert!(
-        kept && figures.leader_changes >= figures.seeds,
+        figures.is_kept() && figures.leader_changes >= figures.seeds,
         "{}",
         figures.line()
     );
 }
+
+over_both_kinds!(no_seed_interrupts_a_job_or_leaves_anything);

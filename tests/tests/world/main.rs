@@ -7,9 +7,28 @@
     reason = "clippy.toml exempts test functions, not the helpers that they share"
 )]
 
+/// Makes a test of each function for each kind of pool: `runner_deployment::name` and `runner_set::name`.
+macro_rules! over_both_kinds {
+    ($($name:ident),+ $(,)?) => {
+        mod runner_deployment {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(muster_tests::world::Kind::RunnerDeployment).await;
+            })+
+        }
+        mod runner_set {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(muster_tests::world::Kind::RunnerSet).await;
+            })+
+        }
+    };
+}
+
 mod admission;
 mod control_plane;
 mod demo;
+mod explain;
 mod healing;
 mod intake;
 mod interleavings;
@@ -20,7 +39,10 @@ mod main_job;
 mod manifests;
 mod process;
 mod recovery;
+mod replay;
 mod runners;
 mod shapes;
+mod swaps;
 mod take_over;
+mod template_change;
 mod volumes;

@@ -11,6 +11,7 @@ use crate::{
         credentials::{self, ROTATED_WITHIN},
         healing, take_over,
     },
+    world::Kind,
 };
 
 use super::super::{Running, Verdict};
@@ -39,7 +40,7 @@ fn seconds(time: Duration) -> String {
 /// Every fault, several places each: filled again within the deadline and five seconds.
 pub(super) async fn faults(running: &Running<'_>) -> Result<Verdict> {
     let healed = running
-        .scenario(async { healing::faults(plane().await?, PLACES).await })
+        .scenario(async { healing::faults(plane().await?, Kind::RunnerDeployment, PLACES).await })
         .await?;
     let late: Vec<&str> = healed
         .iter()
