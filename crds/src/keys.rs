@@ -82,9 +82,9 @@ pub const LABEL_RUNNERSET_NAMESPACE: &str = "muster.dev/runnerset-namespace";
 pub const LABEL_CLAIM_TEMPLATE: &str = "muster.dev/claim-template";
 /// On volumes: the reclaim policy that they had before a RunnerSet kept them.
 pub const ANNOTATION_RECLAIM_POLICY: &str = "muster.dev/reclaim-policy";
-/// On RunnerSets: how many free volumes of each claim template are kept.
+/// On a `RunnerSet`: how many free volumes of each claim template are kept.
 pub const ANNOTATION_KEPT_VOLUMES: &str = "muster.dev/kept-volumes";
-/// On RunnerSets: how long a free volume is kept, as a Go duration.
+/// On a `RunnerSet`: how long a free volume is kept, as a Go duration.
 pub const ANNOTATION_KEPT_VOLUME_AGE: &str = "muster.dev/kept-volume-age";
 
 // Finalizers (spec 01 §9.3).

@@ -3,15 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
+};
 use kube::Client;
-use muster_core::pods::{PodView, phase::Deadlines, template::PodDefaults};
-use muster_crds::legacy::{HorizontalRunnerAutoscaler, Runner, RunnerDeployment, RunnerReplicaSet};
+use muster_core::{
+    autoscale::{demand::DemandMerge, schedule},
+    pods::{PodView, phase::Deadlines, template::PodDefaults},
+};
+use muster_crds::legacy::{
+    HorizontalRunnerAutoscaler, Runner, RunnerDeployment, RunnerReplicaSet, RunnerSet,
+};
 use muster_runtime::{
     clock::Clock,
     drive::{Cache, Queue},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clients::Clients,
@@ -19,7 +27,7 @@ use crate::{
     events::Recorder,
     gate::Gate,
     legacy::{
-        autoscaler::Memory, linked::FirstFailures, reconciliation::ReconciliationSettings, tracking::Tracking,
+        autoscaler::{Memory, pull::Samples}, leftovers::Leftovers, linked::FirstFailures, reconciliation::ReconciliationSettings, runner_set::storage::{Storage, VolumeSettings}, tracking::Tracking,
     },
     metrics::Metrics,
     pod_owner::Expectations,
@@ -34,12 +42,18 @@ pub struct Settings {
     pub common_runner_labels: Vec<String>,
     /// `--default-scale-down-delay`.
     pub scale_down_delay: SignedDuration,
+    /// `--demand-merge`: how pull metrics and reservations become one number.
+    pub demand_merge: DemandMerge,
+    /// `--schedule-time-zone`: whose clock scheduled overrides follow that name no zone.
+    pub schedule_clock: schedule::Clock,
     /// `--sync-period`: everything is looked at again after this long, as a safety net; nothing waits for it.
     pub sync_period: Duration,
     /// How long a runner may take for each step of its life.
     pub deadlines: Deadlines,
     /// Queue reconciliation.
     pub reconciliation: ReconciliationSettings,
+    /// Volumes of RunnerSets.
+    pub volumes: VolumeSettings,
     /// `--watch-namespace`; `None` watches all.
     pub watch_namespace: Option<String>,
 }
@@ -52,6 +66,10 @@ pub(crate) struct Caches {
     pub(crate) replica_sets: Cache<RunnerReplicaSet>,
     pub(crate) runners: Cache<Runner>,
     pub(crate) pods: Cache<Pod>,
+    pub(crate) runner_sets: Cache<RunnerSet>,
+    pub(crate) stateful_sets: Cache<StatefulSet>,
+    pub(crate) claims: Cache<PersistentVolumeClaim>,
+    pub(crate) volumes: Cache<PersistentVolume>,
 }
 
 /// What every reconciler gets.
@@ -70,9 +88,16 @@ pub struct Context {
     pub(crate) tracking: Tracking,
     /// Wakes the reconciler of runner pods.
     pub(crate) pods: Queue<Pod>,
+    /// Wakes the reconciler of autoscalers.
+    pub(crate) autoscalers: Queue<HorizontalRunnerAutoscaler>,
+    pub(crate) samples: Samples,
     pub(crate) linked_failures: FirstFailures,
-    /// Reports of failures that are written beside the reconcile.
+    pub(crate) storage: Storage,
+    pub(crate) leftovers: Leftovers,
+    /// What is done beside the reconciles: reports of failures, questions to GitHub.
     pub(crate) tasks: TaskTracker,
+    /// Told to stop; what is done beside the reconciles and may take long gives up then.
+    pub(crate) stop: CancellationToken,
 }
 
 impl std::fmt::Debug for Context {

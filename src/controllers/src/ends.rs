@@ -15,6 +15,7 @@ use kube::ResourceExt;
 use muster_core::{
     autoscale::desired::{End, UNCHARGED_LIMIT},
     pods::{PodView, phase::is_runner_pod},
+    target::TargetId,
 };
 use muster_crds::keys;
 use uuid::Uuid;
@@ -25,8 +26,8 @@ const MAX_BACKOFF: SignedDuration = SignedDuration::from_secs(20);
 /// From so many failures in a row on, one runner at a time is tried.
 const PROBE_FROM: u32 = 2;
 
-/// Namespace and label `runner-deployment-name` of the pods.
-pub(crate) type Pool = (String, String);
+/// The runners of one RunnerDeployment or RunnerSet, by labels of the pods.
+pub(crate) type Pool = TargetId;
 
 #[derive(Debug, Default)]
 struct Failures {
@@ -214,16 +215,13 @@ fn failure_reason(pod: &Pod) -> String {
 
 /// The pool that a pod belongs to.
 pub(crate) fn pool_of(pod: &Pod) -> Option<Pool> {
-    let name = pod
-        .metadata
-        .labels
-        .as_ref()?
-        .get(keys::LABEL_RUNNER_DEPLOYMENT_NAME)?;
-    Some((pod.namespace()?, name.clone()))
+    TargetId::of_labels(&pod.namespace()?, pod.labels())
 }
 
 #[cfg(test)]
 mod tests {
+    use muster_core::target::TargetKind;
+
     use super::*;
 
     fn t(seconds: i64) -> Timestamp {
@@ -249,7 +247,7 @@ mod tests {
     #[test]
     fn an_end_counts_once_and_is_forgotten_after_ten_minutes() {
         let ends = Ends::default();
-        let pool = ("ns".to_owned(), "rd".to_owned());
+        let pool = Pool::new(TargetKind::Deployment, "ns", "rd");
         for at in 0..3 {
             ends.observe(&pod("a", None, false), false, t(at));
             ends.observe(&pod("a", Some(0), false), false, t(10));
@@ -275,7 +273,7 @@ mod tests {
     #[test]
     fn a_runner_that_was_deleted_or_failed_has_not_ended() {
         let ends = Ends::default();
-        let pool = ("ns".to_owned(), "rd".to_owned());
+        let pool = Pool::new(TargetKind::Deployment, "ns", "rd");
         ends.observe(&pod("a", Some(0), true), false, t(0));
         ends.observe(&pod("b", Some(1), false), false, t(0));
         assert_eq!(ends.of(&pool, t(1)).len(), 0);

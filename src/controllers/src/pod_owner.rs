@@ -93,14 +93,22 @@ pub(crate) fn served_none() -> (String, String) {
     (keys::ANNOTATION_SERVED.to_owned(), SERVED_NONE.to_owned())
 }
 
-/// Carries out the steps of a plan for `set`. `template` is a new owner, to be named by the server.
+/// The record of a new set.
+pub(crate) const fn never_served() -> Served {
+    Served {
+        effective_time: None,
+        at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// Carries out the steps of a plan for `set`. `new` are the owners that it creates: where fewer can be made now than the plan asks for, the next pass asks again.
 ///
 /// # Errors
 /// The first step that failed ends the pass; the next reconcile plans anew from fresh facts.
 pub(crate) async fn apply<S, O>(
     context: &Context,
     set: &S,
-    template: &O,
+    mut new: Vec<O>,
     plan: &Plan,
     now: Timestamp,
 ) -> Result<(), Error>
@@ -113,7 +121,7 @@ where
     let kind = O::kind(&());
     for step in &plan.steps {
         match step {
-            Step::Create { count } => create(context, set, &owners, template, *count, now).await?,
+            Step::Create { .. } => create(context, set, &owners, std::mem::take(&mut new), now).await?,
             Step::RecordServed { effective_time } => {
                 let value = format!("{effective_time}@{now}");
                 let sets: Api<S> = Api::namespaced(context.client.clone(), &namespace);
@@ -152,8 +160,7 @@ async fn create<S, O>(
     context: &Context,
     set: &S,
     owners: &Api<O>,
-    template: &O,
-    count: usize,
+    new: Vec<O>,
     now: Timestamp,
 ) -> Result<(), Error>
 where
@@ -166,8 +173,9 @@ where
         field_manager: Some(keys::FIELD_MANAGER.to_owned()),
         ..PostParams::default()
     };
-    let mut created = futures::stream::iter(0..count)
-        .map(|_| owners.create(&params, template))
+    let params = &params;
+    let mut created = futures::stream::iter(new)
+        .map(|owner| async move { owners.create(params, &owner).await })
         .buffer_unordered(CREATES);
     let mut first_error = None;
     let mut done = 0_usize;

@@ -9,7 +9,10 @@ use muster_controllers::{
     legacy::{self, Start},
 };
 use muster_core::pods::template::PodDefaults;
-use muster_github::{Auth, GitHub, Shared, UrlSettings, Urls, metrics::GitHubMetrics};
+use muster_github::{
+    Auth, GitHub, Login, Shared, UrlSettings, Urls,
+    metrics::{Budgets, GitHubMetrics},
+};
 use muster_runtime::{
     args::{Credentials, Env, GitHubArgs},
     client::{ClientMetrics, kube_client_with},
@@ -47,6 +50,7 @@ pub(crate) async fn run(args: ManagerArgs, env: &Env, logging: &Telemetry) -> an
     logging.register(&mut registry);
     let github = GitHubMetrics::register(&mut registry);
     let default = default_client(&args.github, &clock, github)?;
+    Budgets::register(&default.shared, &mut registry);
     let client = kube_client_with(args.kubeconfig.as_deref(), ClientMetrics::register(&mut registry))
         .await
         .context("could not set up the Kubernetes client")?;
@@ -218,19 +222,23 @@ fn default_client(
     clock: &Clock,
     observer: GitHubMetrics,
 ) -> anyhow::Result<DefaultClient> {
-    let auth = match args.credentials()? {
-        Credentials::Basic { username, password } => Auth::Basic { username, password },
-        Credentials::Token(token) => Auth::Token(token),
-        Credentials::App {
-            app_id,
-            installation_id,
-            private_key,
-        } => Auth::App {
-            app_id,
-            installation_id,
-            private_key,
-        },
-    };
+    let logins = args.logins()?;
+    let logins = logins.into_iter().map(|(name, credentials)| {
+        let auth = match credentials {
+            Credentials::Basic { username, password } => Auth::Basic { username, password },
+            Credentials::Token(token) => Auth::Token(token),
+            Credentials::App {
+                app_id,
+                installation_id,
+                private_key,
+            } => Auth::App {
+                app_id,
+                installation_id,
+                private_key,
+            },
+        };
+        Login::new(name, auth)
+    });
     let urls = UrlSettings {
         enterprise: args.enterprise_url.clone(),
         api: args.url.clone(),
@@ -238,13 +246,18 @@ fn default_client(
         runner: args.runner_url.clone(),
     };
     let now = clock.clone();
-    let shared = Shared::builder(Arc::new(move || now.now()))
+    let builder = Shared::builder(Arc::new(move || now.now()))
         .version(VERSION)
-        .observer(Arc::new(observer))
-        .build()
-        .context("could not set up the GitHub client")?;
+        .observer(Arc::new(observer));
+    let shared = match args.calls_per_hour {
+        Some(calls) => builder.calls_per_hour(calls),
+        None => builder,
+    }
+    .build()
+    .context("could not set up the GitHub client")?;
     let resolved = Urls::resolve(&urls).context("a GitHub URL cannot be used")?;
-    let github = GitHub::new(auth, resolved, &shared).context("the GitHub credentials cannot be used")?;
+    let github = GitHub::pooled(logins.collect(), resolved, &shared)
+        .context("the GitHub credentials cannot be used")?;
     Ok(DefaultClient { github, urls, shared })
 }
 
@@ -261,6 +274,8 @@ fn settings(args: &ManagerArgs) -> Settings {
         },
         common_runner_labels: args.common_runner_labels.clone(),
         scale_down_delay: args.default_scale_down_delay,
+        demand_merge: args.demand_merge,
+        schedule_clock: args.schedule_clock.clone(),
         sync_period: if args.sync_period.is_zero() {
             NEVER
         } else {
@@ -268,6 +283,7 @@ fn settings(args: &ManagerArgs) -> Settings {
         },
         deadlines: args.deadlines,
         reconciliation: args.reconciliation.clone(),
+        volumes: args.volumes,
         watch_namespace: args.watch_namespace.clone(),
     }
 }

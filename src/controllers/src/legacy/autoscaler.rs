@@ -1,5 +1,9 @@
 //! HorizontalRunnerAutoscaler: jobs and bounds → replicas and EffectiveTime of its target (spec 02 §5, 20).
-//! gather → check → plan (`core::autoscale::desired`) → apply → report
+//! gather → check → plan (`core::autoscale::{schedule, desired}`) → apply → report
+
+mod ask;
+pub(crate) mod gauges;
+pub(crate) mod pull;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -18,28 +22,36 @@ use muster_core::{
     autoscale::{
         desired::{Decision, End, Fate, Input, TargetPatch, TargetView, decide},
         reservation::{self, Kind},
+        schedule::{self, Schedule},
     },
+    explain::Code,
     go,
     pods::PodView,
+    target::{TargetId, TargetKind},
 };
 use muster_crds::{
     keys,
-    legacy::{CapacityReservation, HorizontalRunnerAutoscaler, RunnerDeployment, RunnerReplicaSet},
+    legacy::{CapacityReservation, HorizontalRunnerAutoscaler},
     time::MicroTime,
 };
 use serde_json::{Map, json};
 
+use self::pull::Reading;
+use super::target::Target;
 use crate::{
-    conditions,
+    conditions::{self, Verdict},
     context::Context,
     ends::{Pool, pool_of},
     error::{Error, is_not_found},
-    pod_owner::served,
+    events::Severity,
+    owner::ControllerOwner,
 };
 
 const COMPONENT: &str = "horizontalrunnerautoscaler-controller";
 /// Names of runners that were looked for in vain; beyond this many the memory starts anew.
 const GONE_LIMIT: usize = 10_000;
+/// The StatefulSets of RunnerSets are listed anew: the next look is this soon.
+const NOT_SYNCED: Duration = Duration::from_millis(500);
 
 /// What this process wrote or found out, where the caches may lag behind.
 #[derive(Debug, Default)]
@@ -53,17 +65,17 @@ pub(crate) struct Memory {
 #[derive(Clone, Debug)]
 struct Written {
     generation: i64,
-    target: RunnerDeployment,
+    target: Target,
 }
 
 impl Memory {
     /// The target as this process wrote it last, when the cache does not show that yet.
-    fn freshest(&self, cached: Arc<RunnerDeployment>) -> Arc<RunnerDeployment> {
-        let uid = cached.uid().unwrap_or_default();
+    fn freshest(&self, cached: Target) -> Target {
+        let uid = cached.meta().uid.clone().unwrap_or_default();
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         match targets.get(&uid) {
-            Some(written) if written.generation > cached.metadata.generation.unwrap_or(0) => {
-                Arc::new(written.target.clone())
+            Some(written) if written.generation > cached.meta().generation.unwrap_or(0) => {
+                written.target.clone()
             }
             Some(_) => {
                 targets.remove(&uid);
@@ -73,10 +85,10 @@ impl Memory {
         }
     }
 
-    fn wrote(&self, target: RunnerDeployment) {
+    fn wrote(&self, target: Target) {
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        let generation = target.metadata.generation.unwrap_or(0);
-        targets.insert(target.uid().unwrap_or_default(), Written { generation, target });
+        let (uid, generation) = (target.meta().uid.clone(), target.meta().generation.unwrap_or(0));
+        targets.insert(uid.unwrap_or_default(), Written { generation, target });
     }
 
     pub(super) fn pod_was_created(&self, runner_uid: &str) -> bool {
@@ -117,28 +129,35 @@ pub(super) async fn reconcile(
         .bounds(&namespace, &name, spec.min_replicas, spec.max_replicas);
 
     let checked = check(&autoscaler, context.settings.scale_down_delay)?;
-    let target = context.caches.deployments.get(&namespace, &checked.target).ok_or_else(|| Error::Invalid {
-        message: format!("spec.scaleTargetRef.name: there is no RunnerDeployment {namespace}/{}: create it or correct the name", checked.target),
+    let pool = checked.target;
+    let target = Target::find(&context, &pool).ok_or_else(|| Error::Invalid {
+        message: format!("spec.scaleTargetRef.name: there is no {pool}: create it or correct the name"),
     })?;
-    if target.metadata.deletion_timestamp.is_some() {
+    if target.meta().deletion_timestamp.is_some() {
         return Ok(Action::requeue(context.resync(&name)));
     }
+    if pool.kind == TargetKind::Set && !context.caches.stateful_sets.is_synced() {
+        return Ok(Action::requeue(NOT_SYNCED));
+    }
     let target = context.memory.freshest(target);
-    let pool: Pool = (namespace.clone(), checked.target.clone());
-    let set = super::runner_deployment::current_set(&context, &target)?;
     let ends = context.ends.of(&pool, now);
     let ledger = spec.capacity_reservations.clone().unwrap_or_default();
     let fates = fates(&context, &pool, &ledger, &ends, now).await?;
     wake_busy(&context, &autoscaler, &ledger);
     let status = autoscaler.status.clone().unwrap_or_default();
+    let reading = pull::read(&context, &autoscaler, &target, now)?;
+    let overrides = spec.scheduled_overrides.as_deref().unwrap_or_default();
+    let schedule = schedule::evaluate(overrides, &context.settings.schedule_clock, now);
 
     let decision = decide(&Input {
         ledger: &ledger,
         fates: &fates,
         ends: &ends,
-        min: checked.min,
-        max: checked.max,
-        target: view(&context, &target, set.as_deref(), now),
+        min: schedule.min.unwrap_or(checked.min),
+        max: schedule.max.unwrap_or(checked.max),
+        pull: reading.pull,
+        merge: context.settings.demand_merge,
+        target: view(&context, &target, now)?,
         last_desired: status.desired_replicas,
         last_scale_out: status.last_successful_scale_out_time.as_ref().map(|time| time.0),
         delay: checked.delay,
@@ -156,18 +175,20 @@ pub(super) async fn reconcile(
     if let Some(ledger) = &decision.ledger {
         write_ledger(&context, &autoscaler, ledger).await?;
     }
-    let status_wait = report(&context, &autoscaler, &decision, now).await?;
-    let wait = super::until(decision.next_due, now)
-        .into_iter()
-        .chain(status_wait)
-        .min();
+    let summary = schedule.summary(checked.min, checked.max, &context.settings.schedule_clock);
+    let verdicts = verdicts(&reading, &schedule);
+    complain(&context, &autoscaler, &verdicts);
+    let verdicts: Vec<Verdict<'_>> = verdicts.iter().map(Said::verdict).collect();
+    let status_wait = report(&context, &autoscaler, &decision, (&verdicts, summary), now).await?;
+    let due = super::soonest([decision.next_due, schedule.next_edge, reading.due]);
+    let wait = super::until(due, now).into_iter().chain(status_wait).min();
     let resync = context.resync(&name);
     Ok(Action::requeue(wait.map_or(resync, |wait| wait.min(resync))))
 }
 
 /// The checked spec.
 struct Checked {
-    target: String,
+    target: TargetId,
     min: i64,
     max: i64,
     delay: SignedDuration,
@@ -180,32 +201,20 @@ fn check(autoscaler: &HorizontalRunnerAutoscaler, default_delay: SignedDuration)
         message: message.to_owned(),
     };
     let reference = spec.scale_target_ref.as_ref();
-    let target = reference
+    let name = reference
         .and_then(|reference| reference.name.clone())
         .filter(|name| !name.is_empty())
-        .ok_or_else(|| invalid("spec.scaleTargetRef.name is missing: name the RunnerDeployment to scale"))?;
-    let kind = reference
-        .and_then(|reference| reference.kind.as_deref())
-        .unwrap_or_default();
-    if !kind.is_empty() && kind != "RunnerDeployment" {
-        return Err(invalid(&format!(
-            "spec.scaleTargetRef.kind: {kind} is not supported yet by this version: use a RunnerDeployment"
-        )));
-    }
-    if spec.metrics.as_ref().is_some_and(|metrics| !metrics.is_empty()) {
-        return Err(invalid(
-            "spec.metrics is not supported yet by this version: remove it and scale by webhook (spec.scaleUpTriggers with githubEvent.workflowJob: {})",
-        ));
-    }
-    if spec
-        .scheduled_overrides
-        .as_ref()
-        .is_some_and(|overrides| !overrides.is_empty())
-    {
-        return Err(invalid(
-            "spec.scheduledOverrides is not supported yet by this version: remove it and set spec.minReplicas",
-        ));
-    }
+        .ok_or_else(|| {
+            invalid("spec.scaleTargetRef.name is missing: name the RunnerDeployment or RunnerSet to scale")
+        })?;
+    let kind = reference.and_then(|reference| reference.kind.as_deref());
+    let kind = TargetKind::of(kind).ok_or_else(|| {
+        invalid(&format!(
+            "spec.scaleTargetRef.kind: {} cannot be scaled: use RunnerDeployment or RunnerSet",
+            kind.unwrap_or_default()
+        ))
+    })?;
+    let target = TargetId::new(kind, autoscaler.namespace().unwrap_or_default(), name);
     let missing = |field: &str| {
         invalid(&format!(
             "spec.{field} is missing: set it to a whole number, 0 or more"
@@ -243,47 +252,18 @@ fn check(autoscaler: &HorizontalRunnerAutoscaler, default_delay: SignedDuration)
     })
 }
 
-fn view(
-    context: &Context,
-    target: &RunnerDeployment,
-    set: Option<&RunnerReplicaSet>,
-    now: Timestamp,
-) -> TargetView {
+fn view(context: &Context, target: &Target, now: Timestamp) -> Result<TargetView, Error> {
     let annotation = |key: &str| target.annotations().get(key).map(String::as_str);
-    let alive = set.map_or(0, |set| alive(context, set, now));
-    TargetView {
-        replicas: target.spec.replicas,
-        effective_time: target.spec.effective_time.map(|time| time.0),
-        ephemeral: target.spec.template.spec.config.ephemeral.unwrap_or(true),
+    let (alive, served) = target.supply(context, now)?;
+    Ok(TargetView {
+        replicas: target.replicas(),
+        effective_time: target.effective_time(),
+        ephemeral: target.is_ephemeral(),
         retain_idle_until: annotation(keys::ANNOTATION_RETAIN_IDLE_UNTIL).and_then(|text| text.parse().ok()),
         accounted: context.ends.parse(annotation(keys::ANNOTATION_ENDS_ACCOUNTED)),
         alive: i64::try_from(alive).unwrap_or(i64::MAX),
-        served: set.and_then(served).and_then(|served| served.effective_time),
-    }
-}
-
-/// Runners of a set that are up or starting and were not asked to go.
-fn alive(context: &Context, set: &RunnerReplicaSet, now: Timestamp) -> usize {
-    let uid = set.uid().unwrap_or_default();
-    let namespace = set.namespace().unwrap_or_default();
-    let runners = context.caches.runners.owned_by(&uid);
-    let names = runners.iter().map(|runner| runner.name_any()).collect();
-    let expected = context.expectations.missing(&uid, &names, now).len();
-    let up = runners
-        .iter()
-        .filter(|runner| {
-            runner.metadata.deletion_timestamp.is_none()
-                && !runner
-                    .annotations()
-                    .contains_key(keys::ANNOTATION_UNREGISTRATION_REQUEST)
-                && context
-                    .caches
-                    .pods
-                    .get(&namespace, &runner.name_any())
-                    .is_none_or(|pod| !PodView::of(&pod).is_stopped())
-        })
-        .count();
-    up + expected
+        served: served.and_then(|served| served.effective_time),
+    })
 }
 
 /// What became of the runners that the ledger names. A name that is in no cache is asked for once: absence of evidence is not evidence.
@@ -295,7 +275,7 @@ async fn fates(
     now: Timestamp,
 ) -> Result<BTreeMap<String, Fate>, Error> {
     let mut fates = BTreeMap::new();
-    let namespace = &pool.0;
+    let namespace = &pool.namespace;
     for entry in ledger {
         let Kind::Job {
             runner: Some(runner), ..
@@ -324,15 +304,7 @@ async fn fates(
             Some(Fate::Ended { at })
         } else if reservation::is_tombstone(entry) {
             None
-        } else if context
-            .caches
-            .runners
-            .get(namespace, runner)
-            .is_some_and(|runner| {
-                runner.labels().get(keys::LABEL_RUNNER_DEPLOYMENT_NAME) == Some(&pool.1)
-                    && runner.metadata.deletion_timestamp.is_none()
-            })
-        {
+        } else if has_owner(context, pool, runner) {
             Some(Fate::Alive)
         } else {
             Some(look_for(context, namespace, runner, of_pod).await?)
@@ -342,6 +314,26 @@ async fn fates(
         }
     }
     Ok(fates)
+}
+
+/// Whether the owner of this runner is up although its pod is not cached.
+fn has_owner(context: &Context, pool: &Pool, runner: &str) -> bool {
+    let (caches, namespace) = (&context.caches, &pool.namespace);
+    match pool.kind {
+        TargetKind::Deployment => caches.runners.get(namespace, runner).is_some_and(|runner| {
+            runner.labels().get(pool.kind.label()) == Some(&pool.name)
+                && runner.metadata.deletion_timestamp.is_none()
+        }),
+        TargetKind::Set => runner
+            .rsplit_once('-')
+            .and_then(|(name, _)| caches.stateful_sets.get(namespace, name))
+            .is_some_and(|set| {
+                set.metadata.deletion_timestamp.is_none()
+                    && set
+                        .controller_owner()
+                        .is_some_and(|owner| owner.name == pool.name)
+            }),
+    }
 }
 
 async fn look_for(
@@ -397,7 +389,7 @@ fn wake_busy(context: &Context, autoscaler: &HorizontalRunnerAutoscaler, ledger:
 
 async fn write_target(
     context: &Context,
-    target: &RunnerDeployment,
+    target: &Target,
     patch: &TargetPatch,
 ) -> Result<(), Error> {
     let mut spec = Map::new();
@@ -406,7 +398,7 @@ async fn write_target(
         spec.insert("effectiveTime".to_owned(), json!(MicroTime::from(at)));
     }
     let mut body = json!({ "spec": spec });
-    if target.spec.template.spec.config.ephemeral.unwrap_or(true) {
+    if target.is_ephemeral() {
         let metadata = json!({"annotations": {
             keys::ANNOTATION_RETAIN_IDLE_UNTIL: patch.retain_idle_until.map(|at| at.to_string()),
             keys::ANNOTATION_ENDS_ACCOUNTED: context.ends.format(patch.accounted),
@@ -415,18 +407,13 @@ async fn write_target(
             fields.insert("metadata".to_owned(), metadata);
         }
     }
-    let name = target.name_any();
-    let api: Api<RunnerDeployment> =
-        Api::namespaced(context.client.clone(), &target.namespace().unwrap_or_default());
-    let written = api
-        .patch(&name, &PatchParams::default(), &Patch::Merge(body))
+    let id = target.id();
+    let written = target
+        .patch(context, body)
         .await
-        .map_err(Error::apply(format!(
-            "scale RunnerDeployment {name} to {}",
-            patch.replicas
-        )))?;
-    if target.spec.replicas != Some(patch.replicas) {
-        tracing::info!(controller = COMPONENT, object = %super::key(target), replicas = target.spec.replicas.unwrap_or(1), desired = patch.replicas, "Scaled.");
+        .map_err(Error::apply(format!("scale {id} to {}", patch.replicas)))?;
+    if target.replicas() != Some(patch.replicas) {
+        tracing::info!(controller = COMPONENT, object = %format_args!("{}/{}", id.namespace, id.name), kind = id.kind.name(), replicas = target.replicas().unwrap_or(1), desired = patch.replicas, "Scaled.");
     }
     context.memory.wrote(written);
     Ok(())
@@ -456,26 +443,77 @@ async fn write_ledger(
     Ok(())
 }
 
+/// What a condition of an autoscaler says that scales all the same.
+struct Said {
+    type_: &'static str,
+    /// Reason and message of what is wrong.
+    trouble: Option<(&'static str, String)>,
+}
+
+impl Said {
+    fn verdict(&self) -> Verdict<'_> {
+        let (reason, message) = match &self.trouble {
+            Some((reason, message)) => (*reason, message.as_str()),
+            None => (self.type_, ""),
+        };
+        Verdict {
+            type_: self.type_,
+            status: self.trouble.is_none(),
+            default: true,
+            reason,
+            message,
+        }
+    }
+}
+
+/// Metrics that are unknown and overrides that are ignored stop nothing; they are said.
+fn verdicts(reading: &Reading, schedule: &Schedule) -> Vec<Said> {
+    let mut all = vec![Said {
+        type_: conditions::SCHEDULE_VALID,
+        trouble: (!schedule.problems.is_empty())
+            .then(|| (Code::InvalidSpec.as_str(), schedule.problems.join("; "))),
+    }];
+    // Before GitHub has been asked the condition stays as it is.
+    if reading.is_settled {
+        all.push(Said {
+            type_: conditions::METRICS_PULLED,
+            trouble: reading.trouble.clone(),
+        });
+    }
+    all
+}
+
+/// An Event for each new trouble, as upstream's when it cannot compute replicas.
+fn complain(context: &Context, autoscaler: &HorizontalRunnerAutoscaler, verdicts: &[Said]) {
+    for (_, message) in verdicts.iter().filter_map(|said| said.trouble.as_ref()) {
+        context.recorder.record(
+            autoscaler,
+            COMPONENT,
+            Severity::Warning,
+            "RunnerAutoscalingFailure",
+            message,
+        );
+    }
+}
+
 async fn report(
     context: &Context,
     autoscaler: &HorizontalRunnerAutoscaler,
     decision: &Decision,
+    (verdicts, summary): (&[Verdict<'_>], Option<String>),
     now: Timestamp,
 ) -> Result<Option<Duration>, Error> {
     let old = autoscaler.status.clone().unwrap_or_default();
-    let conditions = conditions::with(
-        autoscaler
-            .status
-            .as_ref()
-            .and_then(|status| status.conditions.as_deref())
-            .unwrap_or_default(),
-        &conditions::Verdict::HEALTHY,
+    let conditions = conditions::with_all(
+        old.conditions.as_deref().unwrap_or_default(),
+        [Verdict::HEALTHY].iter().chain(verdicts),
         autoscaler.metadata.generation,
         now,
     );
     if old.desired_replicas == Some(decision.desired)
         && decision.scaled_out_at.is_none()
         && conditions.is_none()
+        && old.scheduled_overrides_summary == summary
     {
         return Ok(None);
     }
@@ -487,6 +525,9 @@ async fn report(
     }
     let mut status = Map::new();
     status.insert("desiredReplicas".to_owned(), json!(decision.desired));
+    if old.scheduled_overrides_summary != summary {
+        status.insert("scheduledOverridesSummary".to_owned(), json!(summary));
+    }
     if let Some(at) = decision.scaled_out_at {
         status.insert("lastSuccessfulScaleOutTime".to_owned(), json!(Time(at)));
     }

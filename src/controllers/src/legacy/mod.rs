@@ -9,25 +9,36 @@
 //! | RunnerReplicaSet | itself; its RunnerDeployment; the autoscalers of that |
 //! | Runner | itself; its RunnerReplicaSet |
 //! | runner pod | itself; its Runner; the set of that; the autoscalers of its pool |
+//!
+//! What RunnerSets are made of is in [`runner_set::watches`].
 
 pub(crate) mod autoscaler;
+pub(crate) mod leftovers;
 pub(crate) mod linked;
 pub(crate) mod reconciliation;
+mod owner_set;
 mod runner;
 mod runner_deployment;
 mod runner_pod;
 mod runner_rbac;
 mod runner_replica_set;
+pub(crate) mod runner_set;
+mod target;
 pub(crate) mod tracking;
+mod unclear;
 
 use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::{NamespaceResourceScope, api::core::v1::Pod};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
+};
 use kube::{Api, Client, Resource, ResourceExt, core::DeserializeGuard, runtime::watcher};
+use muster_core::target::{TargetId, TargetKind};
 use muster_crds::{
     keys,
-    legacy::{HorizontalRunnerAutoscaler, Runner, RunnerDeployment, RunnerReplicaSet},
+    legacy::{HorizontalRunnerAutoscaler, Runner, RunnerDeployment, RunnerReplicaSet, RunnerSet},
 };
 use muster_runtime::{
     clock::Clock,
@@ -41,7 +52,7 @@ use crate::{
     clients::Clients,
     conditions::{self, Conditioned, Verdict},
     context::{Caches, Context, Settings},
-    ends::Ends,
+    ends::{Ends, pool_of},
     error::Error,
     events::{Recorder, Severity},
     metrics::Metrics,
@@ -52,6 +63,8 @@ use crate::{
 const CONCURRENCY: u16 = 32;
 /// An object that the API server does not answer for is reported to its user after so many failures in a row.
 const REPORT_AFTER: u32 = 5;
+/// Waits that are shorter are part of ordinary operation.
+const WORTH_TELLING: Duration = Duration::from_mins(1);
 
 /// Everything that the reconcilers need from outside.
 pub struct Start {
@@ -83,6 +96,18 @@ struct Queues {
     replica_sets: Queue<RunnerReplicaSet>,
     runners: Queue<Runner>,
     pods: Queue<Pod>,
+    runner_sets: Queue<RunnerSet>,
+    claims: Queue<PersistentVolumeClaim>,
+    volumes: Queue<PersistentVolume>,
+}
+
+impl Queues {
+    fn add_target(&self, target: &TargetId) {
+        match target.kind {
+            TargetKind::Deployment => self.deployments.add(&target.namespace, &target.name),
+            TargetKind::Set => self.runner_sets.add(&target.namespace, &target.name),
+        }
+    }
 }
 
 /// Runs the reconcilers of the legacy mode until `shutdown`, then finishes what is under way.
@@ -101,12 +126,17 @@ pub async fn start(start: Start, shutdown: CancellationToken) {
     let (set_feed, replica_sets) = Feed::new();
     let (runner_feed, runners) = Feed::new();
     let (pod_feed, pods) = Feed::new();
+    let (made_feeds, made) = runner_set::watches::Feeds::new();
     let caches = Caches {
         autoscalers,
         deployments,
         replica_sets,
         runners,
         pods,
+        runner_sets: made.sets,
+        stateful_sets: made.stateful_sets,
+        claims: made.claims,
+        volumes: made.volumes,
     };
     let queues = Arc::new(Queues {
         autoscalers: Queue::default(),
@@ -114,6 +144,9 @@ pub async fn start(start: Start, shutdown: CancellationToken) {
         replica_sets: Queue::default(),
         runners: Queue::default(),
         pods: Queue::default(),
+        runner_sets: Queue::default(),
+        claims: Queue::default(),
+        volumes: Queue::default(),
     });
     let (recorder, write_events) = Recorder::new(client.clone(), clock.clone(), shutdown.clone());
     let ends = Arc::new(Ends::default());
@@ -132,7 +165,12 @@ pub async fn start(start: Start, shutdown: CancellationToken) {
         memory: autoscaler::Memory::default(),
         tracking: tracking::Tracking::default(),
         pods: queues.pods.clone(),
+        autoscalers: queues.autoscalers.clone(),
+        samples: autoscaler::pull::Samples::default(),
+        stop: shutdown.clone(),
         linked_failures: linked::FirstFailures::default(),
+        storage: runner_set::storage::Storage::default(),
+        leftovers: leftovers::Leftovers::default(),
         tasks: TaskTracker::new(),
     });
 
@@ -146,9 +184,10 @@ pub async fn start(start: Start, shutdown: CancellationToken) {
         },
         &context,
         &queues,
-        (client, namespace.as_deref()),
+        (client.clone(), namespace.as_deref()),
         &shutdown,
     );
+    let more_watches = made_feeds.run(&context, &queues, (client, namespace.as_deref()), &shutdown);
     let synced = wait_for_caches(&caches, &shutdown);
     let controllers = async {
         // Decisions are made from complete caches only.
@@ -204,11 +243,23 @@ pub async fn start(start: Start, shutdown: CancellationToken) {
                 runner_pod::reconcile,
                 count_failure
             ),
+            runner_set::watches::control(
+                Arc::clone(&context),
+                Arc::clone(&queues),
+                reconciles.clone(),
+                shutdown.clone()
+            ),
             reconciliation::run(Arc::clone(&context), shutdown.clone()),
+            leftovers::run(&context, shutdown.clone(), |pool| queues.add_target(pool)),
+            context.clients.follow(
+                || context.clock.now(),
+                |namespace| wake_namespace(&context, &queues, namespace),
+                shutdown.clone()
+            ),
         );
         tracing::info!("The controllers have stopped.");
     };
-    futures::join!(watches, controllers, write_events);
+    futures::join!(watches, more_watches, controllers, write_events);
     context.tasks.close();
     context.tasks.wait().await;
 }
@@ -233,7 +284,17 @@ async fn wait_for_caches(caches: &Caches, shutdown: &CancellationToken) -> bool 
             && caches.replica_sets.is_synced()
             && caches.runners.is_synced()
             && caches.pods.is_synced()
+            && caches.runner_sets.is_synced()
     };
+    let synced = wait_until(synced, shutdown).await;
+    if synced {
+        tracing::info!("The caches are complete; the controllers start.");
+    }
+    synced
+}
+
+/// Waits for caches; false when the process is told to stop before.
+async fn wait_until(synced: impl Fn() -> bool, shutdown: &CancellationToken) -> bool {
     let mut tick = tokio::time::interval(Duration::from_millis(20));
     while !synced() {
         tokio::select! {
@@ -241,7 +302,6 @@ async fn wait_for_caches(caches: &Caches, shutdown: &CancellationToken) -> bool 
             () = shutdown.cancelled() => return false,
         }
     }
-    tracing::info!("The caches are complete; the controllers start.");
     true
 }
 
@@ -272,6 +332,8 @@ fn watches(
             if context.caches.autoscalers.get(&namespace, &name).is_none() {
                 context.metrics.bounds(&namespace, &name, None, None);
                 context.metrics.desired(&namespace, &name, None, None);
+                context.metrics.pull.forget(&namespace, &name);
+                context.samples.forget(&namespace, &name);
             }
             wake.autoscalers.add(&namespace, &name);
             if autoscaler.status.is_none() || autoscaler.metadata.deletion_timestamp.is_some() {
@@ -283,11 +345,12 @@ fn watches(
         let (wake, context) = (Arc::clone(queues), Arc::clone(context));
         feeds.deployment_feed.wakes(move |deployment| {
             let (namespace, name) = place(deployment);
+            let target = TargetId::new(TargetKind::Deployment, &*namespace, &*name);
             if context.caches.deployments.get(&namespace, &name).is_none() {
-                context.metrics.deployment(&namespace, &name, None);
+                context.metrics.target(&target, None);
             }
-            wake.deployments.add(&namespace, &name);
-            wake_autoscalers(&context, &wake, &namespace, &name);
+            wake.add_target(&target);
+            wake_autoscalers(&context, &wake, &target);
         })
     };
     let sets = {
@@ -297,7 +360,8 @@ fn watches(
             wake.replica_sets.add(&namespace, &name);
             if let Some(owner) = set.controller_owner() {
                 wake.deployments.add(&namespace, &owner.name);
-                wake_autoscalers(&context, &wake, &namespace, &owner.name);
+                let target = TargetId::new(TargetKind::Deployment, namespace, owner.name);
+                wake_autoscalers(&context, &wake, &target);
             }
         })
     };
@@ -335,8 +399,9 @@ fn watches(
                         wake.replica_sets.add(&namespace, &set.name);
                     }
                 }
-                if let Some(deployment) = pod.labels().get(keys::LABEL_RUNNER_DEPLOYMENT_NAME) {
-                    wake_autoscalers(&context, &wake, &namespace, deployment);
+                runner_set::watches::wake_of_pod(&context, &wake, pod);
+                if let Some(pool) = pool_of(pod) {
+                    wake_autoscalers(&context, &wake, &pool);
                 }
             })
     };
@@ -367,9 +432,10 @@ where
 fn prune_pod(pod: &mut Pod) {
     if let Some(spec) = &mut pod.spec {
         let containers = std::mem::take(&mut spec.containers);
-        let node_name = spec.node_name.take();
+        let (node_name, restart_policy) = (spec.node_name.take(), spec.restart_policy.take());
         *spec = k8s_openapi::api::core::v1::PodSpec {
             node_name,
+            restart_policy,
             ..k8s_openapi::api::core::v1::PodSpec::default()
         };
         spec.containers = containers
@@ -404,43 +470,38 @@ fn key<K: Resource>(object: &K) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn refers_to(autoscaler: &HorizontalRunnerAutoscaler, namespace: &str, deployment: &str) -> bool {
-    autoscaler.metadata.namespace.as_deref() == Some(namespace)
-        && autoscaler.spec.scale_target_ref.as_ref().is_some_and(|target| {
-            target.name.as_deref() == Some(deployment)
-                && target
-                    .kind
-                    .as_deref()
-                    .is_none_or(|kind| kind.is_empty() || kind == "RunnerDeployment")
-        })
+fn refers_to(autoscaler: &HorizontalRunnerAutoscaler, target: &TargetId) -> bool {
+    autoscaler.metadata.namespace.as_deref() == Some(&target.namespace)
+        && TargetId::of(&target.namespace, autoscaler.spec.scale_target_ref.as_ref()).as_ref() == Some(target)
 }
 
-/// Whether an autoscaler refers to this RunnerDeployment.
-fn is_autoscaled(context: &Context, namespace: &str, deployment: &str) -> bool {
+/// Whether an autoscaler refers to this target.
+fn is_autoscaled(context: &Context, target: &TargetId) -> bool {
     context.caches.autoscalers.all().iter().any(|autoscaler| {
-        autoscaler.metadata.deletion_timestamp.is_none() && refers_to(autoscaler, namespace, deployment)
+        autoscaler.metadata.deletion_timestamp.is_none() && refers_to(autoscaler, target)
     })
 }
 
-fn wake_autoscalers(context: &Context, queues: &Queues, namespace: &str, deployment: &str) {
+fn wake_autoscalers(context: &Context, queues: &Queues, target: &TargetId) {
     for autoscaler in context.caches.autoscalers.all() {
-        if refers_to(&autoscaler, namespace, deployment) {
-            queues.autoscalers.add(namespace, &autoscaler.name_any());
+        if refers_to(&autoscaler, target) {
+            queues
+                .autoscalers
+                .add(&target.namespace, &autoscaler.name_any());
         }
     }
 }
 
 fn wake_sets_of_target(context: &Context, queues: &Queues, autoscaler: &HorizontalRunnerAutoscaler) {
     let namespace = autoscaler.namespace().unwrap_or_default();
-    let Some(target) = autoscaler
-        .spec
-        .scale_target_ref
-        .as_ref()
-        .and_then(|target| target.name.as_deref())
-    else {
+    let Some(target) = TargetId::of(&namespace, autoscaler.spec.scale_target_ref.as_ref()) else {
         return;
     };
-    let Some(deployment) = context.caches.deployments.get(&namespace, target) else {
+    if target.kind == TargetKind::Set {
+        queues.add_target(&target);
+        return;
+    }
+    let Some(deployment) = context.caches.deployments.get(&namespace, &target.name) else {
         return;
     };
     for set in context
@@ -450,6 +511,23 @@ fn wake_sets_of_target(context: &Context, queues: &Queues, autoscaler: &Horizont
     {
         queues.replica_sets.add(&namespace, &set.name_any());
     }
+}
+
+/// A login changed: whoever waits because of it in this namespace is looked at now.
+fn wake_namespace(context: &Context, queues: &Queues, namespace: &str) {
+    fn wake<K>(cache: &Cache<K>, queue: &Queue<K>, namespace: &str)
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+    {
+        for object in cache.all() {
+            if object.meta().namespace.as_deref() == Some(namespace) {
+                queue.add(namespace, &object.name_any());
+            }
+        }
+    }
+    wake(&context.caches.autoscalers, &queues.autoscalers, namespace);
+    wake(&context.caches.runners, &queues.runners, namespace);
+    wake(&context.caches.pods, &queues.pods, namespace);
 }
 
 /// The earliest of several instants.
@@ -472,9 +550,13 @@ fn report_failure<K: Conditioned>(
 ) -> impl Fn(Arc<K>, Arc<Context>, &Error, u32) + Send + Sync + 'static {
     move |object, context, error, count| {
         let class = error.class();
-        context.metrics.failed(class.as_str());
+        let waits = class.is_waiting();
+        if !waits {
+            context.metrics.failed(class.as_str());
+        }
         let quiet = match class {
             Class::Conflict => true,
+            Class::Waits(left) => left < WORTH_TELLING,
             Class::Unavailable => count < REPORT_AFTER,
             _ => false,
         };
@@ -487,18 +569,26 @@ fn report_failure<K: Conditioned>(
             "" => chain,
             remedy => format!("{chain}. {remedy}"),
         };
+        let message = match error.opens_at() {
+            Some(at) => format!("{message} {}", muster_core::explain::text::until(at)),
+            None => message,
+        };
         let event = match (error, component) {
             (Error::GitHub { .. } | Error::Credentials { .. }, "runner-controller") => {
                 "FailedUpdateRegistrationToken"
             }
-            (_, "horizontalrunnerautoscaler-controller" | "runnerdeployment-controller") => {
-                "RunnerAutoscalingFailure"
-            }
+            (
+                _,
+                "horizontalrunnerautoscaler-controller" | "runnerdeployment-controller" | "runnerset-controller",
+            ) => "RunnerAutoscalingFailure",
             _ => reason,
         };
-        context
-            .recorder
-            .record(&*object, component, Severity::Warning, event, &message);
+        // Waiting is no failure: the condition tells, nobody is warned.
+        if !waits {
+            context
+                .recorder
+                .record(&*object, component, Severity::Warning, event, &message);
+        }
         let now = context.clock.now();
         let report = Arc::clone(&context);
         context.tasks.spawn(async move {
@@ -508,11 +598,14 @@ fn report_failure<K: Conditioned>(
     }
 }
 
-/// Pods have no status of ours: their failures are counted and logged.
+/// Pods, claims and volumes have no status of ours: their failures are counted and logged.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the signature of the driver's callback"
 )]
-fn count_failure(_pod: Arc<Pod>, context: Arc<Context>, error: &Error, _count: u32) {
-    context.metrics.failed(error.class().as_str());
+fn count_failure<K>(_object: Arc<K>, context: Arc<Context>, error: &Error, _count: u32) {
+    let class = error.class();
+    if !class.is_waiting() {
+        context.metrics.failed(class.as_str());
+    }
 }

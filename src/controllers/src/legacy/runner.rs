@@ -47,7 +47,7 @@ pub(super) async fn reconcile(runner: Arc<Runner>, context: Arc<Context>) -> Res
         .caches
         .pods
         .get(&namespace, &name)
-        .filter(|pod| super::runner_replica_set::is_pod_of(pod, &runner));
+        .filter(|pod| super::owner_set::is_pod_of(pod, &runner.uid().unwrap_or_default()));
     let Some(pod) = pod else {
         return create(&context, &api, &runner, now).await;
     };

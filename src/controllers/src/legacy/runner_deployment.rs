@@ -10,13 +10,18 @@ use kube::{
     api::{ListParams, Patch, PatchParams, PostParams},
     runtime::controller::Action,
 };
-use muster_core::{hash, scope::Scope};
+use muster_core::{
+    hash,
+    scope::Scope,
+    target::{TargetId, TargetKind},
+};
 use muster_crds::{
     keys,
     legacy::{RunnerDeployment, RunnerDeploymentStatus, RunnerReplicaSet, RunnerTemplate},
 };
 use serde_json::{Value, json};
 
+use super::leftovers;
 use crate::{
     conditions,
     context::Context,
@@ -35,15 +40,13 @@ pub(super) async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, Error> {
     let namespace = deployment.namespace().unwrap_or_default();
-    let name = deployment.name_any();
+    let target = TargetId::new(TargetKind::Deployment, &*namespace, deployment.name_any());
     if deployment.metadata.deletion_timestamp.is_some() {
-        context.metrics.deployment(&namespace, &name, None);
+        context.metrics.target(&target, None);
         return Ok(Action::await_change());
     }
     let now = context.clock.now();
-    context
-        .metrics
-        .deployment(&namespace, &name, deployment.spec.replicas);
+    context.metrics.target(&target, deployment.spec.replicas);
     check(&deployment)?;
 
     let uid = deployment.uid().unwrap_or_default();
@@ -87,6 +90,7 @@ pub(super) async fn reconcile(
     let retry = drain(&context, &deployment, &api, &current, &old, now).await?;
     let status_wait = report(&context, &deployment, &sets, &current, now).await?;
     conditions::report(&context.client, &*deployment, &conditions::Verdict::HEALTHY, now).await;
+    leftovers::report(&context, &*deployment, &target, now).await;
     let wait = [retry, status_wait].into_iter().flatten().min();
     Ok(Action::requeue(wait.unwrap_or_else(|| context.resync(&uid))))
 }

@@ -1,31 +1,68 @@
 //! RunnerReplicaSet: keeps the number of Runners at the wanted count (spec 02 §8, 20 "demand decides").
 //! gather → check → plan → apply → report
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Resource, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
     runtime::controller::Action,
 };
 use muster_core::{
     hash,
-    pods::{OwnerView, Plan, PodClass, Step, Want, plan},
-    scope::Scope,
+    pods::Plan,
+    target::{TargetId, TargetKind},
 };
 use muster_crds::{
     keys,
-    legacy::{Runner, RunnerReplicaSet, RunnerReplicaSetStatus, RunnerSpec},
+    legacy::{Runner, RunnerConfig, RunnerReplicaSet, RunnerReplicaSetStatus, RunnerSpec},
 };
+use muster_runtime::drive::Cache;
 use serde_json::json;
 
-use super::{is_autoscaled, soonest, until};
-use crate::{conditions, context::Context, error::Error, owner::ControllerOwner, pod_owner};
+use super::{
+    owner_set::{self, OwnerSet},
+    until,
+};
+use crate::{
+    conditions,
+    context::{Caches, Context},
+    error::Error,
+    pod_owner,
+};
 
-/// How long a new set without `replicas` waits for an autoscaler that refers to it.
-const UNDECIDED: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+impl OwnerSet for RunnerReplicaSet {
+    type Owner = Runner;
+
+    const COMPONENT: &'static str = "runnerreplicaset-controller";
+
+    fn target(&self) -> Option<TargetId> {
+        let deployment = self.labels().get(keys::LABEL_RUNNER_DEPLOYMENT_NAME)?;
+        Some(TargetId::new(
+            TargetKind::Deployment,
+            self.namespace().unwrap_or_default(),
+            deployment,
+        ))
+    }
+
+    fn replicas(&self) -> Option<i64> {
+        self.spec.replicas
+    }
+
+    fn effective_time(&self) -> Option<Timestamp> {
+        self.spec.effective_time.map(|time| time.0)
+    }
+
+    fn config(&self) -> &RunnerConfig {
+        &self.spec.template.spec.config
+    }
+
+    fn owners(caches: &Caches) -> &Cache<Runner> {
+        &caches.runners
+    }
+}
 
 pub(super) async fn reconcile(set: Arc<RunnerReplicaSet>, context: Arc<Context>) -> Result<Action, Error> {
     let uid = set.uid().unwrap_or_default();
@@ -34,61 +71,21 @@ pub(super) async fn reconcile(set: Arc<RunnerReplicaSet>, context: Arc<Context>)
         return Ok(Action::await_change());
     }
     let now = context.clock.now();
-    if let Some(until) = undecided(&context, &set).filter(|until| *until > now) {
-        return Ok(Action::requeue(
-            super::until(Some(until), now).unwrap_or_default(),
-        ));
+    if let Some(at) = owner_set::undecided(&context, &*set).filter(|at| *at > now) {
+        return Ok(Action::requeue(until(Some(at), now).unwrap_or_default()));
     }
     let hash = template_hash(&set)?;
+    let decided = owner_set::decide(&context, &*set, &hash, |_| false, now).await?;
+    let new = vec![new_runner(&set, &hash, now); decided.creates()];
+    pod_owner::apply(&context, &*set, new, &decided.plan, now).await?;
 
-    let mut owners = gather(&context, &set, context.caches.runners.owned_by(&uid));
-    expect(&context, &uid, &hash, &mut owners, now);
-    let wanted = want(&context, &set, hash.clone(), now);
-    let mut decision = plan(&owners, &wanted, now);
-    if decision
-        .steps
-        .iter()
-        .any(|step| matches!(step, Step::Create { .. }))
-        && context.expectations.must_list(&uid)
-    {
-        // A process before this one may have created Runners that the cache does not show yet.
-        owners = gather(&context, &set, list(&context, &set).await?);
-        context.expectations.listed(&uid);
-        decision = plan(&owners, &wanted, now);
-    }
-    if chooses_among_running(&decision, &owners, now) && mark_busy(&context, &set, &mut owners, now).await {
-        decision = plan(&owners, &wanted, now);
-    }
-    note_overdue(&context, &set, &owners, now);
-    tracing::debug!(controller = "runnerreplicaset-controller", object = %super::key(&*set), desired = wanted.replicas, replicas = decision.alive, unaccounted = wanted.unaccounted.len(), plan = ?decision.steps, hold = ?decision.hold, "Planned.");
-
-    let template = new_runner(&set, &hash, now);
-    pod_owner::apply(&context, &*set, &template, &decision, now).await?;
-
-    let status_wait = report(&context, &set, &decision, now).await?;
+    let status_wait = report(&context, &set, &decided.plan, now).await?;
     conditions::report(&context.client, &*set, &conditions::Verdict::HEALTHY, now).await;
-    report_startup(&context, &set, now).await;
-    let due = soonest([
-        decision.hold.and_then(|hold| hold.ends_at()),
-        next_deadline(&owners, now),
-        // A surplus runner that was too young to be retired.
-        (decision.hold == Some(muster_core::pods::Hold::SurplusStarting))
-            .then(|| now + jiff::SignedDuration::from_secs(31)),
-    ]);
-    let wait = until(due, now).into_iter().chain(status_wait).min();
+    if let Some(pool) = set.target() {
+        owner_set::report_startup(&context, &pool, now).await;
+    }
+    let wait = until(decided.due(now), now).into_iter().chain(status_wait).min();
     Ok(Action::requeue(wait.unwrap_or_else(|| context.resync(&uid))))
-}
-
-/// A deployment without `replicas` may be about to get its autoscaler, from the same manifest: the first runner waits that long.
-fn undecided(context: &Context, set: &RunnerReplicaSet) -> Option<Timestamp> {
-    let deployment = set.labels().get(keys::LABEL_RUNNER_DEPLOYMENT_NAME)?;
-    let autoscaled = is_autoscaled(context, &set.namespace().unwrap_or_default(), deployment);
-    let created = set
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .filter(|_| set.spec.replicas.is_none() && !autoscaled)?;
-    created.0.checked_add(UNDECIDED).ok()
 }
 
 /// The label, or for a set made by hand the hash of its own template (spec 02 §8 step 2).
@@ -101,90 +98,6 @@ fn template_hash(set: &RunnerReplicaSet) -> Result<String, Error> {
         Some(hash) => Ok(hash.clone()),
         None => hash::template_hash(&set.spec.template)
             .map_err(|error| Error::Bug(format!("the template could not be hashed: {error}"))),
-    }
-}
-
-fn gather(context: &Context, set: &RunnerReplicaSet, runners: Vec<Arc<Runner>>) -> Vec<OwnerView> {
-    let namespace = set.namespace().unwrap_or_default();
-    runners
-        .into_iter()
-        .map(|runner| {
-            let pod = context
-                .caches
-                .pods
-                .get(&namespace, &runner.name_any())
-                .filter(|pod| is_pod_of(pod, &runner));
-            OwnerView::of(&*runner, pod.iter().map(|pod| context.view(pod)).collect())
-        })
-        .collect()
-}
-
-/// A pod of the Runner's name that another object controls is not the Runner's.
-pub(super) fn is_pod_of(pod: &Pod, runner: &Runner) -> bool {
-    pod.controller_owner()
-        .is_none_or(|owner| Some(owner.uid) == runner.uid())
-}
-
-/// Adds Runners that this process created and the cache lacks.
-fn expect(context: &Context, uid: &str, hash: &str, owners: &mut Vec<OwnerView>, now: Timestamp) {
-    let cached: BTreeSet<String> = owners.iter().map(|owner| owner.name.clone()).collect();
-    for name in context.expectations.missing(uid, &cached, now) {
-        owners.push(OwnerView {
-            name,
-            hash: Some(hash.to_owned()),
-            created_at: Some(now),
-            ..OwnerView::default()
-        });
-    }
-}
-
-async fn list(context: &Context, set: &RunnerReplicaSet) -> Result<Vec<Arc<Runner>>, Error> {
-    let api: Api<Runner> = Api::namespaced(context.client.clone(), &set.namespace().unwrap_or_default());
-    let all = api
-        .list(&ListParams::default())
-        .await
-        .map_err(Error::gather("the Runners of the set"))?;
-    let uid = set.uid();
-    Ok(all
-        .items
-        .into_iter()
-        .filter(|runner| {
-            runner
-                .controller_owner()
-                .is_some_and(|owner| Some(owner.uid) == uid)
-        })
-        .map(Arc::new)
-        .collect())
-}
-
-fn want(context: &Context, set: &RunnerReplicaSet, hash: String, now: Timestamp) -> Want {
-    let spec = &set.spec;
-    let annotation = |key: &str| set.annotations().get(key).map(String::as_str);
-    let pool = pool(set);
-    let (unaccounted, failing) = pool.as_ref().map_or_else(Default::default, |pool| {
-        let mut ends = context
-            .ends
-            .unaccounted(pool, annotation(keys::ANNOTATION_ENDS_ACCOUNTED), now);
-        // Ends of another set of the same deployment leave no gap here.
-        let prefix = format!("{}-", set.name_any());
-        ends.retain(|runner| runner.starts_with(&prefix));
-        (ends, context.ends.failing(pool))
-    });
-    let autoscaled =
-        pool.is_some_and(|(namespace, deployment)| is_autoscaled(context, &namespace, &deployment));
-    // Absent means 1, but not while an autoscaler that refers to it is about to decide.
-    let replicas = spec.replicas.unwrap_or_else(|| i64::from(!autoscaled));
-    Want {
-        replicas: usize::try_from(replicas).unwrap_or(0),
-        ephemeral: spec.template.spec.config.ephemeral.unwrap_or(true),
-        hash,
-        autoscaled,
-        effective_time: spec.effective_time.map(|time| time.0),
-        served: pod_owner::served(set),
-        unaccounted,
-        retain_idle_until: annotation(keys::ANNOTATION_RETAIN_IDLE_UNTIL).and_then(|text| text.parse().ok()),
-        backoff_until: failing.as_ref().map(|failing| failing.until),
-        probing: failing.is_some(),
     }
 }
 
@@ -216,121 +129,6 @@ fn new_runner(set: &RunnerReplicaSet, hash: &str, now: Timestamp) -> Runner {
         ..ObjectMeta::default()
     };
     runner
-}
-
-/// The pool that the set's runners belong to.
-fn pool(set: &RunnerReplicaSet) -> Option<crate::ends::Pool> {
-    let deployment = set.labels().get(keys::LABEL_RUNNER_DEPLOYMENT_NAME)?;
-    Some((set.namespace().unwrap_or_default(), deployment.clone()))
-}
-
-/// Whether the plan retires some of several running runners, so that it matters who is busy.
-fn chooses_among_running(plan: &Plan, owners: &[OwnerView], now: Timestamp) -> bool {
-    let retired = |owner: &OwnerView| {
-        plan.steps.iter().any(
-            |step| matches!(step, Step::RequestUnregistration { owner: name, .. } if *name == owner.name),
-        )
-    };
-    let running = || {
-        owners
-            .iter()
-            .filter(|owner| !owner.unregistration_requested && owner.count(PodClass::Running, now) > 0)
-    };
-    running().any(retired) && !running().all(retired)
-}
-
-/// Marks the owners whose runner has a job, by the ledger's names on pods and by GitHub's listing (cached for a minute). Only a preference: a busy
-/// runner is protected by GitHub's answer to the removal. Answers whether anything was learned.
-async fn mark_busy(
-    context: &Context,
-    set: &RunnerReplicaSet,
-    owners: &mut [OwnerView],
-    now: Timestamp,
-) -> bool {
-    let config = &set.spec.template.spec.config;
-    let Ok(scope) = Scope::from_fields(
-        config.repository.as_deref(),
-        config.organization.as_deref(),
-        config.enterprise.as_deref(),
-    ) else {
-        return false;
-    };
-    let namespace = set.namespace().unwrap_or_default();
-    let Ok(github) = context
-        .clients
-        .for_spec(&namespace, config.github_api_credentials_from.as_ref(), now)
-        .await
-    else {
-        return false;
-    };
-    let Ok(runners) = github.list_runners(&scope).await else {
-        return false;
-    };
-    let busy: BTreeSet<&str> = runners
-        .iter()
-        .filter(|runner| runner.busy)
-        .map(|runner| runner.name.as_str())
-        .collect();
-    let mut learned = false;
-    for pod in owners.iter_mut().flat_map(|owner| &mut owner.pods) {
-        if busy.contains(pod.runner_name.as_str()) && !pod.busy {
-            pod.busy = true;
-            learned = true;
-        }
-    }
-    learned
-}
-
-/// Runners that did not make it in time count as failures of their pool.
-fn note_overdue(context: &Context, set: &RunnerReplicaSet, owners: &[OwnerView], now: Timestamp) {
-    let Some(pool) = pool(set) else { return };
-    for owner in owners
-        .iter()
-        .filter(|owner| !owner.unregistration_requested && !owner.deleting)
-    {
-        let Some(pod) = owner.pods.first() else { continue };
-        let reason = match pod.class(now) {
-            PodClass::StartTimeout if pod.scheduled => "the containers did not start in time",
-            PodClass::StartTimeout => "no node was found in time",
-            PodClass::RegistrationTimeout => "the runner did not register with GitHub in time",
-            _ => continue,
-        };
-        context
-            .ends
-            .note_failure(&pool, &format!("pod {}: {reason}", pod.name), now);
-    }
-}
-
-/// Says on the RunnerDeployment that its runners fail, and why the last one did.
-async fn report_startup(context: &Context, set: &RunnerReplicaSet, now: Timestamp) {
-    let Some(pool) = pool(set) else { return };
-    let Some(deployment) = context.caches.deployments.get(&pool.0, &pool.1) else {
-        return;
-    };
-    let failing = context.ends.failing(&pool);
-    let message = failing.as_ref().map(|failing| {
-        format!(
-            "{} runners in a row failed when they started, the last one because: {}. One at a time is tried until one registers.",
-            failing.in_a_row, failing.reason
-        )
-    });
-    let verdict = match &message {
-        Some(message) => conditions::Verdict::startup(true, "RunnersFail", message),
-        None => conditions::Verdict::startup(false, "RunnersStart", ""),
-    };
-    conditions::report(&context.client, &*deployment, &verdict, now).await;
-}
-
-/// When the first pod will be given up.
-fn next_deadline(owners: &[OwnerView], now: Timestamp) -> Option<Timestamp> {
-    let deadlines = owners
-        .iter()
-        .flat_map(|owner| &owner.pods)
-        .filter_map(muster_core::pods::PodView::deadline);
-    deadlines
-        .filter(|at| *at >= now)
-        .min()
-        .and_then(|at| at.checked_add(jiff::SignedDuration::from_millis(10)).ok())
 }
 
 /// Writes the status when it changed; answers how long to wait when it was written a moment ago.

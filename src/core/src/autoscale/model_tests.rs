@@ -207,6 +207,8 @@ impl World {
             ends: &self.ends,
             min: self.min,
             max: self.max,
+            pull: super::demand::Pull::Off,
+            merge: super::demand::DemandMerge::Sum,
             target: TargetView {
                 replicas: Some(self.deployment.replicas),
                 effective_time: self.deployment.effective_time,
@@ -302,6 +304,7 @@ impl World {
                 retain_idle_until: self.set.retain,
                 backoff_until: None,
                 probing: false,
+                in_place: false,
             },
             self.now,
         )

@@ -19,6 +19,8 @@ struct Runner {
     owner_requested: bool,
     owner_deleted: bool,
     registered: bool,
+    /// GitHub has removed it, or it has had its job: it cannot register again.
+    off: bool,
     job: bool,
     created: Timestamp,
 }
@@ -34,6 +36,8 @@ struct World {
     runners: Vec<Runner>,
     names: usize,
     late: Option<Plan>,
+    /// For so many steps no process decides anything: it was killed, or nobody leads.
+    away: usize,
 }
 
 impl World {
@@ -49,6 +53,7 @@ impl World {
             runners: Vec::new(),
             names: 0,
             late: None,
+            away: 0,
         }
     }
 
@@ -96,6 +101,7 @@ impl World {
                             owner_requested: false,
                             owner_deleted: false,
                             registered: false,
+                            off: false,
                             job: false,
                             created: self.now,
                         });
@@ -146,11 +152,16 @@ impl World {
                 return;
             };
             next = match next {
-                Next::Safe(_) => {
-                    if chance % 11 != 5 {
-                        runner.view.unregistration_complete = true;
-                    }
+                // The process may die before it writes anything.
+                Next::Safe(_) if chance % 11 == 5 => return,
+                Next::Safe(why) if why.lasts() => {
+                    runner.view.unregistration_complete = true;
                     return;
+                }
+                // The pod was seen as it is: else the precondition fails.
+                Next::Safe(_) => {
+                    let name = runner.view.name.clone();
+                    return self.delete(&name);
                 }
                 Next::Wait(_) => return,
                 Next::LookUp if chance % 5 == 1 => return,
@@ -165,6 +176,7 @@ impl World {
                         _ if !runner.registered => Answer::Gone,
                         lost => {
                             runner.registered = false;
+                            runner.off = true;
                             if lost == 3 {
                                 Answer::Unknown { until: None }
                             } else {
@@ -212,12 +224,11 @@ impl World {
         } else if runner.job {
             runner.job = false;
             runner.registered = false;
+            runner.off = true;
             runner.view.runner = RunnerContainer::Terminated { exit_code: 0 };
             self.done += 1;
-        } else if !runner.registered
-            && runner.view.runner_id.is_none()
-            && !runner.view.unregistration_complete
-        {
+        } else if !runner.registered && runner.view.runner_id.is_none() && !runner.off {
+            // However late, and whatever is written on its pod.
             runner.registered = true;
         } else if runner.registered
             && runner.view.runner_id.is_none()
@@ -235,9 +246,13 @@ impl World {
         } else {
             chance % self.runners.len()
         };
+        let is_away = self.away > 0;
+        self.away = self.away.saturating_sub(1);
         match action % 12 {
+            3..=5 | 7 | 8 if is_away => {}
             0 => self.replicas = chance % 5,
             1 if chance.is_multiple_of(4) => self.hash ^= 1,
+            1 if chance.is_multiple_of(3) => self.away = chance % 60,
             2 if self.queued < 30 => {
                 self.queued += 1;
                 self.waiting_jobs += 1;
@@ -278,6 +293,7 @@ proptest::proptest! {
             world.step(action, chance);
         }
         // Everything goes in the end.
+        world.away = 0;
         world.replicas = 0;
         for _ in 0..400 {
             let plan = world.plan();

@@ -6,6 +6,7 @@ pub mod owner;
 pub mod phase;
 pub mod plan;
 pub mod rbac;
+mod rollout;
 pub mod stateful_set;
 pub mod template;
 pub mod unregister;

@@ -3,8 +3,6 @@
 //! A RunnerDeployment's set owns `Runner`s, a RunnerSet owns `StatefulSet`s. Both go through the same plan; they differ in how their pods are found and in
 //! what "synced" means, and only that is in the trait. Everything else is metadata, which is the same for both.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope, api::apps::v1::StatefulSet, apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -19,11 +17,8 @@ use super::{PodClass, PodView};
 pub enum PodSelection {
     /// The one pod of this name in the owner's namespace.
     Named(String),
-    /// Pods of the owner's namespace with these labels that the owner controls (matched by UID).
-    Controlled {
-        /// Labels of the owner's pod template.
-        labels: BTreeMap<String, String>,
-    },
+    /// The pods that the owner controls, matched by UID (spec 02 Q20).
+    Controlled,
 }
 
 /// The object that stands between a set of runners and their pods.
@@ -48,14 +43,7 @@ impl PodOwner for Runner {
 
 impl PodOwner for StatefulSet {
     fn pods(&self) -> PodSelection {
-        let labels = self
-            .spec
-            .template
-            .metadata
-            .as_ref()
-            .and_then(|meta| meta.labels.clone())
-            .unwrap_or_default();
-        PodSelection::Controlled { labels }
+        PodSelection::Controlled
     }
 
     fn is_synced(&self) -> bool {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{OwnerView, PodClass};
+use super::{OwnerView, PodClass, rollout};
 
 /// For this long at most a finished ephemeral runner is not replaced while its autoscaler says nothing new (spec 02 §21).
 pub const RECREATION_DELAY: SignedDuration = SignedDuration::from_mins(10);
@@ -67,6 +67,8 @@ pub struct Want {
     pub backoff_until: Option<Timestamp>,
     /// Runners of this set fail when they start: one at a time shows whether that is over.
     pub probing: bool,
+    /// A runner of a former template makes room for its successor instead of standing beside it, since that one takes over its volumes.
+    pub in_place: bool,
 }
 
 /// Why an owner is deleted.
@@ -176,6 +178,7 @@ pub fn plan(owners: &[OwnerView], want: &Want, now: Timestamp) -> Plan {
     let mut last_sync: Option<Timestamp> = None;
     let mut result = Plan::default();
     let mut ended = false;
+    let mut leaving = 0_usize;
 
     for owner in owners.iter().filter(|owner| !owner.deleting) {
         let current = owner.hash.as_deref() == Some(want.hash.as_str());
@@ -203,6 +206,7 @@ pub fn plan(owners: &[OwnerView], want: &Want, now: Timestamp) -> Plan {
         if owner.unregistration_requested {
             // The pods may have been asked before their owner, or a pod may be new: both get the mark.
             requests.extend(request(owner, false));
+            leaving += usize::from(!current);
         } else if !current {
             outdated.push(owner);
         } else if !owner.pods.is_empty() && owner.pods.iter().all(|pod| is_overdue(pod.class(now))) {
@@ -217,7 +221,8 @@ pub fn plan(owners: &[OwnerView], want: &Want, now: Timestamp) -> Plan {
 
     result.alive = alive.len();
     let counts_ends = want.autoscaled && want.ephemeral;
-    let supply = alive.len() + if counts_ends { want.unaccounted.len() } else { 0 };
+    let standing = if want.in_place { outdated.len() + leaving } else { 0 };
+    let supply = alive.len() + standing + if counts_ends { want.unaccounted.len() } else { 0 };
 
     if supply < want.replicas {
         match creation_hold(want, last_sync, now) {
@@ -249,6 +254,11 @@ pub fn plan(owners: &[OwnerView], want: &Want, now: Timestamp) -> Plan {
     }
     result.steps.append(&mut deletes);
 
+    if want.in_place {
+        let surplus = (alive.len() + outdated.len()).saturating_sub(want.replicas);
+        let retired = rollout::retire(&outdated, leaving, want.replicas, surplus, now);
+        requests.extend(retired.into_iter().filter_map(|owner| request(owner, true)));
+    }
     if alive.len() > want.replicas {
         let surplus = alive.len() - want.replicas;
         match want.retain_idle_until.filter(|until| counts_ends && *until > now) {
@@ -261,7 +271,7 @@ pub fn plan(owners: &[OwnerView], want: &Want, now: Timestamp) -> Plan {
                 requests.extend(victims.into_iter().filter_map(|owner| request(owner, true)));
             }
         }
-    } else if alive.len() == want.replicas {
+    } else if alive.len() == want.replicas && !want.in_place {
         // Enough of the new template: those of another one may go, and busy ones finish first.
         requests.extend(outdated.into_iter().filter_map(|owner| request(owner, true)));
     }

@@ -15,7 +15,7 @@ use kube::{
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
-        reflector::{self, ObjectRef, Store, store::Writer},
+        reflector::{self, Store, store::Writer},
         watcher::{self, Event, watcher},
     },
 };
@@ -68,9 +68,9 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Debug for Cache<K> {
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
-    /// The object of this name.
+    /// The object of this name; an object of no namespace by an empty one.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.store.get(&ObjectRef::new(name).within(namespace))
+        self.store.get(&super::reference(namespace, name))
     }
 
     /// All objects.

@@ -66,7 +66,7 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     /// Reconciles until `shutdown`; then finishes what is under way. `failed` is called with every failure and its count in a row for that object, to
-    /// make the Event and the condition that its class asks for.
+    /// make the Event and the condition that its class asks for; and with count 0 where a reconcile only has to wait.
     pub async fn run<Ctx, Reconcile, Fut, Error, Failed>(
         self,
         context: Arc<Ctx>,
@@ -107,6 +107,13 @@ where
                         let result = if action == Action::await_change() { "success" } else { "requeue_after" };
                         (result, Ok(action))
                     }
+                    Ok(Ok(Err(error))) if error.class().is_waiting() => {
+                        failures.reset(&key);
+                        let delay = error.class().delay(0);
+                        tracing::debug!(controller = name, object = %key, error = %telemetry::chain(&error), retry_in_ms = delay.as_millis(), "Reconcile waits.");
+                        failed(object, context, &error, 0);
+                        ("requeue_after", Ok(Action::requeue(delay)))
+                    }
                     Ok(Ok(Err(error))) => {
                         let count = failures.add(&key);
                         let class = error.class();
@@ -146,6 +153,15 @@ where
         .for_each(|_| std::future::ready(()))
         .await;
     }
+}
+
+/// A reference to an object, of no namespace when that is empty.
+fn reference<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> ObjectRef<K> {
+    let reference = ObjectRef::new(name);
+    if namespace.is_empty() {
+        return reference;
+    }
+    reference.within(namespace)
 }
 
 /// Failures in a row, by object.

@@ -14,7 +14,9 @@ pub enum Class {
     Invalid,
     /// Somebody else wrote first: read again.
     Conflict,
-    /// A limit was hit; not before this long.
+    /// Nothing is wrong, but GitHub may be asked again only after this long: repeated exactly then, and no failure.
+    Waits(Duration),
+    /// A refusal that is not worth repeating soon; not before this long.
     Throttled(Duration),
     /// Permissions are missing.
     Forbidden,
@@ -25,12 +27,18 @@ pub enum Class {
 }
 
 impl Class {
+    /// Whether nothing failed: it is only too early.
+    pub const fn is_waiting(self) -> bool {
+        matches!(self, Self::Waits(_))
+    }
+
     /// Delay before attempt number `failures + 1`.
     pub fn delay(self, failures: u32) -> Duration {
         match self {
             // Nothing but an edit helps, and an edit triggers; the slow repeat heals what changed elsewhere.
             Self::Invalid => INVALID,
             Self::Conflict => CONFLICT.min(Duration::from_millis(10).saturating_mul(1 << failures.min(5))),
+            Self::Waits(left) => left.max(Duration::from_millis(1)),
             Self::Throttled(until) => until.clamp(Duration::from_secs(1), Duration::from_mins(15)),
             Self::Forbidden | Self::Bug => FORBIDDEN,
             Self::Unavailable => Duration::from_secs(1)
@@ -44,6 +52,7 @@ impl Class {
         match self {
             Self::Invalid => "invalid",
             Self::Conflict => "conflict",
+            Self::Waits(_) => "waits",
             Self::Throttled(_) => "throttled",
             Self::Forbidden => "forbidden",
             Self::Unavailable => "unavailable",
@@ -77,5 +86,11 @@ mod tests {
         assert_eq!(Class::Conflict.delay(40), Duration::from_millis(250));
         assert_eq!(seconds(Class::Throttled(Duration::ZERO), 1), 1);
         assert_eq!(seconds(Class::Throttled(Duration::from_hours(2)), 1), 900);
+        assert_eq!(
+            Class::Waits(Duration::from_mins(42)).delay(9),
+            Duration::from_mins(42),
+            "exactly"
+        );
+        assert!(Class::Waits(Duration::ZERO).delay(1) > Duration::ZERO);
     }
 }

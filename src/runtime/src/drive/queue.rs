@@ -49,9 +49,9 @@ impl<K: Resource<DynamicType = ()>> Default for Queue<K> {
 }
 
 impl<K: Resource<DynamicType = ()> + 'static> Queue<K> {
-    /// Asks for a reconcile of this object.
+    /// Asks for a reconcile of this object; an object of no namespace has an empty one.
     pub fn add(&self, namespace: &str, name: &str) {
-        let object = ObjectRef::new(name).within(namespace);
+        let object = super::reference(namespace, name);
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             if !waiting.known.insert(object.clone()) {

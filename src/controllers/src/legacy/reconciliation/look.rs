@@ -8,7 +8,7 @@ use muster_core::{
     autoscale::{
         recovery::{
             hot::RepositoryRef,
-            queue::{Ask, Facts, JobState, ListedJob, ListedRun, Memory, Plan, Repository, Why},
+            queue::{Ask, Facts, JobState, ListedJob, ListedRun, Memory, Plan, Repository},
         },
         reservation::JobKey,
     },
@@ -96,8 +96,6 @@ pub(super) struct Room {
     pub(super) outcome: Outcome,
     memory: Memory,
     repository: Option<(Repository, Instant)>,
-    /// Drift that the last look mended: missing, leaked.
-    drift: (i64, i64),
 }
 
 impl Room {
@@ -128,10 +126,6 @@ pub(super) async fn look(
     mut room: Room,
     slots: Arc<Semaphore>,
 ) -> Room {
-    for (kind, jobs) in [("missing", room.drift.0), ("leaked", room.drift.1)] {
-        context.metrics.queue.settled(kind, jobs);
-    }
-    room.drift = (0, 0);
     room.outcome = Outcome::Failed;
     for credential in credentials {
         let now = context.clock.now();
@@ -210,7 +204,7 @@ async fn look_as(
                 plan = judge(context, &repository, &pools, room, groups.as_ref());
             }
         }
-        mend(context, room, &pools, &plan).await;
+        mend(context, &pools, &plan).await;
         if !plan.ask.is_empty() && turns < TURNS && trouble.is_none() {
             turns += 1;
             let _permit = slots.acquire().await;
@@ -251,7 +245,7 @@ fn judge(
     })
 }
 
-async fn mend(context: &Context, room: &mut Room, pools: &Pools, plan: &Plan) {
+async fn mend(context: &Context, pools: &Pools, plan: &Plan) {
     if plan.changes.is_empty() {
         return;
     }
@@ -259,10 +253,6 @@ async fn mend(context: &Context, room: &mut Room, pools: &Pools, plan: &Plan) {
         context.metrics.queue.changed(why.as_str());
         if let Some(kind) = why.drift() {
             context.metrics.queue.drifted(kind);
-            match why {
-                Why::Missing => room.drift.0 += 1,
-                _ => room.drift.1 += 1,
-            }
         }
     }
 }

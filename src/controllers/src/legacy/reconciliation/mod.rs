@@ -7,6 +7,7 @@
 mod look;
 mod metrics;
 mod pools;
+mod replaced;
 mod write;
 
 use std::{
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     look::{Outcome, Room},
     pools::{Credential, Pools},
+    replaced::Ledgers,
 };
 use crate::{
     conditions::{self, Verdict},
@@ -93,20 +95,25 @@ pub(super) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let settings = &context.settings.reconciliation;
     if settings.period.is_zero() {
         tracing::info!("Queue reconciliation is switched off.");
-        return;
+    } else {
+        tracing::info!(
+            period_ms = settings.period.as_millis(),
+            "Queue reconciliation starts."
+        );
     }
-    tracing::info!(
-        period_ms = settings.period.as_millis(),
-        "Queue reconciliation starts."
-    );
     let mut desk = Desk {
         context: Arc::clone(&context),
         rooms: HashMap::new(),
         names: HashMap::new(),
+        ledgers: Ledgers::default(),
         looks: JoinSet::new(),
         slots: Arc::new(Semaphore::new(CONCURRENCY)),
     };
-    let mut tick = tokio::time::interval((settings.period / 10).clamp(Duration::from_millis(50), GATHER));
+    let tick = match settings.period / 10 {
+        Duration::ZERO => GATHER,
+        tenth => tenth.clamp(Duration::from_millis(50), GATHER),
+    };
+    let mut tick = tokio::time::interval(tick);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -127,6 +134,8 @@ struct Desk {
     rooms: HashMap<RepositoryRef, Slot>,
     /// Ids of repositories that are wanted by name.
     names: HashMap<String, RepositoryRef>,
+    /// What stood in the ledgers.
+    ledgers: Ledgers,
     looks: JoinSet<(RepositoryRef, Room)>,
     slots: Arc<Semaphore>,
 }
@@ -141,6 +150,11 @@ impl Desk {
     /// Starts the looks that are due.
     fn begin(&mut self, shutdown: &CancellationToken) {
         let pools = Pools::gather(&self.context);
+        let emptied = self.ledgers.look(&pools, self.context.clock.now());
+        self.report_ledgers(&pools);
+        if self.context.settings.reconciliation.period.is_zero() {
+            return;
+        }
         let wanted = self.wanted(&pools);
         let period = self.period(wanted.len());
         let now = Instant::now();
@@ -152,6 +166,9 @@ impl Desk {
                 due: now + jitter(period.min(Duration::from_secs(10)) / 2),
                 room: Some(Room::default()),
             });
+            if emptied.contains(place) {
+                slot.due = now;
+            }
             if slot.due > now {
                 continue;
             }
@@ -204,6 +221,9 @@ impl Desk {
             let names = pool.names.iter().map(String::as_str);
             for (place, heat) in hot::repositories(pool.ledger(), names, now) {
                 add(place, heat, &pool.credential);
+            }
+            for place in self.ledgers.repositories(&pool.object) {
+                add(place.clone(), Heat::Live, &pool.credential);
             }
         }
         wanted
@@ -285,13 +305,8 @@ impl Desk {
                 reason,
                 message: &message,
             };
-            let existing = pool
-                .object
-                .status
-                .as_ref()
-                .and_then(|status| status.conditions.as_deref())
-                .unwrap_or_default();
-            if conditions::with(existing, &verdict, pool.object.metadata.generation, now).is_none()
+            let generation = pool.object.metadata.generation;
+            if conditions::with(pool.conditions(), &verdict, generation, now).is_none()
                 || self.is_unknown(pool, now)
             {
                 continue;
@@ -306,6 +321,23 @@ impl Desk {
                     message: &message,
                 };
                 conditions::report(&context.client, &*object, &verdict, now).await;
+            });
+        }
+    }
+
+    /// Says on the autoscalers whose ledgers somebody has emptied.
+    fn report_ledgers(&self, pools: &Pools) {
+        let now = self.context.clock.now();
+        for pool in &pools.pools {
+            let Some(message) = self.ledgers.message(&pool.object, now) else {
+                continue;
+            };
+            if conditions::with(pool.conditions(), &replaced::verdict(&message), None, now).is_none() {
+                continue;
+            }
+            let (context, object) = (Arc::clone(&self.context), Arc::clone(&pool.object));
+            self.context.tasks.spawn(async move {
+                conditions::report(&context.client, &*object, &replaced::verdict(&message), now).await;
             });
         }
     }

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use muster_core::{
     autoscale::recovery::queue::LedgerView,
     routing::{AutoscalerInput, AutoscalerView, Index, TargetKeys},
+    target::TargetId,
 };
 use muster_crds::legacy::{
     CapacityReservation, GitHubApiCredentialsFrom, HorizontalRunnerAutoscaler, RunnerConfig,
 };
 
+use super::super::target::Target;
 use crate::context::Context;
 
 /// A login: a Secret of a namespace, or the process-wide one.
@@ -40,6 +43,14 @@ pub(super) struct Pool {
 }
 
 impl Pool {
+    /// The autoscaler's conditions as they stand.
+    pub(super) fn conditions(&self) -> &[Condition] {
+        let status = self.object.status.as_ref();
+        status
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default()
+    }
+
     pub(super) fn ledger(&self) -> &[CapacityReservation] {
         self.object
             .spec
@@ -139,15 +150,8 @@ fn target(
     namespace: &str,
     autoscaler: &HorizontalRunnerAutoscaler,
 ) -> Option<RunnerConfig> {
-    let reference = autoscaler.spec.scale_target_ref.as_ref()?;
-    let name = reference.name.as_deref().filter(|name| !name.is_empty())?;
-    match reference.kind.as_deref().unwrap_or_default() {
-        "" | "RunnerDeployment" => {
-            let deployment = context.caches.deployments.get(namespace, name)?;
-            Some(deployment.spec.template.spec.config.clone())
-        }
-        _ => None,
-    }
+    let id = TargetId::of(namespace, autoscaler.spec.scale_target_ref.as_ref())?;
+    Some(Target::find(context, &id)?.config().clone())
 }
 
 /// `owner/name` of the target's own repository and of those that metrics name.

@@ -11,6 +11,7 @@ use muster_core::{
         recovery::queue::{Change, Why, fold},
         reservation::diff_patch,
     },
+    explain::{Code, notice},
     routing::AutoscalerId,
 };
 use muster_crds::{keys::FIELD_MANAGER, legacy::HorizontalRunnerAutoscaler};
@@ -23,6 +24,7 @@ use crate::{
     error::{is_not_found, kube_class},
 };
 
+const COMPONENT: &str = "queue-reconciliation";
 /// The intake writes too: after so many lost races the next look tries again.
 const TRIES: u32 = 6;
 
@@ -46,7 +48,9 @@ pub(super) async fn write(context: &Context, pools: &Pools, changes: &[Change]) 
         match write_one(context, id, &changes, view.duration).await {
             Ok(effects) => {
                 let effective = changes.iter().zip(effects).filter(|(_, effect)| *effect);
-                let whys: Vec<Why> = effective.map(|(change, _)| change.why).collect();
+                let effective: Vec<&Change> = effective.map(|(change, _)| *change).collect();
+                tell(context, pools, id, &effective);
+                let whys: Vec<Why> = effective.iter().map(|change| change.why).collect();
                 if !whys.is_empty() {
                     tracing::info!(object = %id, changes = ?summary(&whys), "Mended the ledger after GitHub's queue.");
                 }
@@ -60,6 +64,26 @@ pub(super) async fn write(context: &Context, pools: &Pools, changes: &[Change]) 
         }
     }
     done
+}
+
+/// Says which jobs no webhook had told of: who asks why a job was late finds it there.
+fn tell(context: &Context, pools: &Pools, id: &AutoscalerId, changes: &[&Change]) {
+    let Some(pool) = pools.pools.iter().find(|pool| pool.view.id == *id) else {
+        return;
+    };
+    for change in changes.iter().filter(|change| change.why == Why::Missing) {
+        let key = &change.event.key;
+        let note = format!(
+            "Job {key} is in GitHub's queue and no webhook had told of it: queue reconciliation counts it"
+        );
+        let annotations = notice::annotations(key, "", &[]);
+        context.recorder.record_job(
+            &*pool.object,
+            COMPONENT,
+            (Code::WebhookMissed, &note),
+            annotations,
+        );
+    }
 }
 
 async fn write_one(
