@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use moka::future::Cache;
 use muster_core::autoscale::reservation::JobKey;
-use muster_core::routing::{AutoscalerView, Nearest, WorkflowAction};
+use muster_core::routing::{AutoscalerView, Nearest, Routing, Visibility, WorkflowAction};
 use muster_github::events::TriggerPayload;
 use muster_runtime::clock::Clock;
 use muster_runtime::serve::Readiness;
@@ -25,6 +25,7 @@ use crate::delivery::{self, Delivery, Job};
 use crate::groups::Groups;
 use crate::index::Index;
 use crate::metrics::{DeliveryLabels, Metrics, SignatureLabels};
+use crate::notices::Notices;
 use crate::replay::Heard;
 use crate::unmatched::{Unmatched, UnmatchedLog, short_labels};
 
@@ -49,6 +50,8 @@ pub struct AppSettings {
     pub groups: Option<Groups>,
     /// Remembers what concerned nobody.
     pub unmatched: UnmatchedLog,
+    /// Tells of jobs that are in no ledger.
+    pub notices: Notices,
     /// Tells delivery replay what arrives by itself.
     pub heard: Heard,
 }
@@ -186,6 +189,9 @@ pub async fn take_job(app: &App, job: &Job<'_>, guid: Option<&str>, received: In
         app.metrics.unmatched.inc();
         note_unmatched(app, job, guid, nearest.as_ref());
     }
+    if action == WorkflowAction::Waiting && answer.outcome == Outcome::Ignored {
+        note_waiting(app, job);
+    }
     tracing::debug!(
         delivery = guid.unwrap_or_default(),
         event = "workflow_job",
@@ -271,7 +277,29 @@ fn note_unmatched(app: &App, job: &Job<'_>, guid: Option<&str>, nearest: Option<
             "No autoscaler for a job"
         );
     }
+    // Once per job: its other events would say the same.
+    if job.action() == WorkflowAction::Queued {
+        let (key, repository) = (job.facts().key, &unmatched.repository);
+        app.settings
+            .notices
+            .unmatched(key, repository, &unmatched.labels, nearest);
+    }
     app.settings.unmatched.push(unmatched);
+}
+
+/// Tells the autoscaler that will get the job once somebody approves it.
+fn note_waiting(app: &App, job: &Job<'_>) {
+    let mut facts = job.facts();
+    facts.action = WorkflowAction::Queued;
+    if let Routing::To(chosen) = app.index.route(&facts, Visibility::Unchecked)
+        && let Some(first) = chosen.first()
+    {
+        let repository: String = job.repository().chars().take(200).collect();
+        let labels = short_labels(job.labels());
+        app.settings
+            .notices
+            .waiting(facts.key.clone(), &repository, &labels, &first.autoscaler);
+    }
 }
 
 /// Counts and logs a delivery that concerns neither a job nor a trigger.

@@ -19,6 +19,7 @@ pub mod groups;
 pub mod handler;
 pub mod index;
 pub mod metrics;
+pub mod notices;
 pub mod objects;
 pub mod replay;
 pub mod router;
@@ -55,7 +56,8 @@ use groups::Groups;
 use handler::{App, AppSettings};
 use index::Index;
 use metrics::Metrics;
-use muster_github::metrics::GitHubMetrics;
+use muster_github::metrics::{Budgets, GitHubMetrics};
+use notices::Notices;
 use replay::{Heard, Replay, ReplayMetrics, ReplaySettings};
 use unmatched::{UnmatchedLog, debug_router};
 
@@ -233,6 +235,12 @@ impl Server {
             },
         ));
         let unmatched = UnmatchedLog::default();
+        let home = settings
+            .watch_namespace
+            .clone()
+            .unwrap_or_else(|| client.default_namespace().to_owned());
+        let (notices, write_notices) = Notices::new(client.clone(), clock.clone(), home, stop.clone());
+        tasks.spawn(write_notices);
         let heard = Heard::default();
         let replay_metrics = ReplayMetrics::register(&mut registry);
         let app = Arc::new(App::new(
@@ -246,6 +254,7 @@ impl Server {
                 clock: clock.clone(),
                 groups,
                 unmatched: unmatched.clone(),
+                notices,
                 heard: heard.clone(),
             },
         ));
@@ -340,7 +349,7 @@ fn github(settings: &Settings, clock: &Clock, registry: &mut Registry) -> Result
             tracing::info!("GitHub client is not configured; runner groups' visibility is not checked");
             return Ok(None);
         }
-        Err(error @ CredentialsError::Incomplete { .. }) => {
+        Err(error @ (CredentialsError::Incomplete { .. } | CredentialsError::Numbered { .. })) => {
             tracing::warn!(error = %error, "GitHub client is not configured; runner groups' visibility is not checked");
             return Ok(None);
         }
@@ -353,9 +362,14 @@ fn github(settings: &Settings, clock: &Clock, registry: &mut Registry) -> Result
         runner: args.runner_url.clone(),
     })?;
     let now = clock.clone();
-    let shared = Shared::builder(Arc::new(move || now.now()))
+    let builder = Shared::builder(Arc::new(move || now.now()))
         .version(VERSION)
-        .observer(Arc::new(GitHubMetrics::register(registry)))
-        .build()?;
+        .observer(Arc::new(GitHubMetrics::register(registry)));
+    let shared = match args.calls_per_hour {
+        Some(calls) => builder.calls_per_hour(calls),
+        None => builder,
+    }
+    .build()?;
+    Budgets::register(&shared, registry);
     Ok(Some(GitHub::new(auth, urls, &shared)?))
 }

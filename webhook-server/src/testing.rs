@@ -309,6 +309,7 @@ impl Bench {
             clock: clock(),
             groups,
             unmatched: self.unmatched.clone(),
+            notices: crate::notices::Notices::default(),
         };
         Arc::new(App::new(
             Arc::clone(&self.index),

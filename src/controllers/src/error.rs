@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use muster_core::explain::Code;
 use muster_github::ErrorClass;
 use muster_runtime::drive::{Class, Failure};
+
+/// What a quota refused is tried again after this long.
+const QUOTA_RETRY: Duration = Duration::from_secs(15);
 
 /// Why a reconcile did not finish. The next one starts from fresh facts.
 #[derive(Debug, thiserror::Error)]
@@ -113,53 +117,49 @@ impl Error {
         }
     }
 
-    /// `PascalCase` word for conditions and Events.
-    pub(crate) fn reason(&self) -> &'static str {
+    /// When what it waits for comes, where that is known.
+    pub(crate) fn opens_at(&self) -> Option<Timestamp> {
         match self {
-            Self::Gather { .. } | Self::Apply { .. } | Self::OptionalRight { .. } => match self.class() {
-                Class::Forbidden => "Forbidden",
-                _ => "KubernetesUnavailable",
-            },
-            Self::Invalid { .. } => "InvalidSpec",
             Self::GitHub { source, .. } => match source.class() {
-                ErrorClass::Unauthorized => "GitHubUnauthorized",
-                ErrorClass::Forbidden => "GitHubForbidden",
-                ErrorClass::Throttled { .. } => "GitHubRateLimited",
-                ErrorClass::NotFound => "GitHubNotFound",
-                ErrorClass::Rejected => "GitHubRejected",
-                ErrorClass::Unavailable | ErrorClass::Bug => "GitHubUnavailable",
+                ErrorClass::Throttled { until } => until,
+                _ => None,
             },
-            Self::Credentials { .. } => "InvalidCredentials",
-            Self::Bug(_) => "InternalError",
+            _ => None,
         }
+    }
+
+    /// Word for conditions and Events, of the vocabulary that explanations share.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Gather { source, .. } | Self::Apply { source, .. } | Self::OptionalRight { source, .. } => {
+                kube_code(source)
+            }
+            Self::Invalid { .. } => Code::InvalidSpec,
+            Self::GitHub { source, .. } => match source.class() {
+                ErrorClass::Unauthorized => Code::GitHubUnauthorized,
+                ErrorClass::Forbidden => Code::GitHubForbidden,
+                ErrorClass::Throttled { .. } => Code::GitHubRateLimited,
+                ErrorClass::NotFound => Code::GitHubNotFound,
+                ErrorClass::Rejected => Code::GitHubRejected,
+                ErrorClass::Unavailable | ErrorClass::Bug => Code::GitHubUnavailable,
+            },
+            Self::Credentials { .. } => Code::InvalidCredentials,
+            Self::Bug(_) => Code::InternalError,
+        }
+    }
+
+    /// [`Error::code`] as a word.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.code().as_str()
     }
 
     /// What the user can do, as a sentence; empty where the message says it.
     pub(crate) fn remedy(&self) -> &'static str {
-        match self {
-            Self::GitHub { source, .. } => match source.class() {
-                ErrorClass::Unauthorized => {
-                    "GitHub does not accept the credentials: renew the token or the App's private key in the Secret that the manager or githubAPICredentialsFrom uses."
-                }
-                ErrorClass::Forbidden => {
-                    "The credentials lack a permission: self-hosted runners (organization) or administration (repository), read and write."
-                }
-                ErrorClass::NotFound => {
-                    "GitHub knows no such repository, organization or enterprise, or the credentials may not see it: check the name and the permissions."
-                }
-                ErrorClass::Throttled { .. } => {
-                    "GitHub's rate limit is used up; Muster continues when it resets."
-                }
-                ErrorClass::Unavailable => {
-                    "GitHub does not answer properly; Muster keeps what is there and tries again."
-                }
-                ErrorClass::Rejected | ErrorClass::Bug => "",
-            },
-            Self::OptionalRight { remedy, .. } if self.class() == Class::Forbidden => remedy,
-            Self::Gather { .. } | Self::Apply { .. } if self.class() == Class::Forbidden => {
-                "The manager's ServiceAccount lacks a permission: apply the ClusterRole of this version."
-            }
-            _ => "",
+        match (self, self.code()) {
+            (Self::OptionalRight { remedy, .. }, Code::Forbidden) => remedy,
+            (Self::Invalid { .. } | Self::Credentials { .. } | Self::Bug(_), _)
+            | (_, Code::GitHubRejected | Code::KubernetesUnavailable) => "",
+            (_, code) => code.remedy(),
         }
     }
 }
@@ -173,7 +173,7 @@ impl Failure for Error {
             Self::Invalid { .. } => Class::Invalid,
             Self::GitHub {
                 retry: Some(retry), ..
-            } => Class::Throttled(*retry),
+            } => Class::Waits(*retry),
             Self::GitHub { source, .. } => match source.class() {
                 // Upstream waits three minutes after a failed token request (spec 02 §21).
                 ErrorClass::Unauthorized
@@ -191,10 +191,27 @@ impl Failure for Error {
     }
 }
 
+/// The word for an error of the API server.
+fn kube_code(error: &kube::Error) -> Code {
+    match (error, kube_class(error)) {
+        (kube::Error::Api(status), _) if status.is_forbidden() => Code::of_refusal(&status.message),
+        (_, Class::Invalid) => Code::InvalidSpec,
+        _ => Code::KubernetesUnavailable,
+    }
+}
+
+/// Whether a quota refused the object.
+fn is_over_quota(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_forbidden()
+        && Code::of_refusal(&status.message) == Code::QuotaExceeded)
+}
+
 /// The class of an error of the API server.
 pub(crate) fn kube_class(error: &kube::Error) -> Class {
     match error {
         kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => Class::Conflict,
+        // Room comes back when a pod of the namespace ends.
+        _ if is_over_quota(error) => Class::Throttled(QUOTA_RETRY),
         kube::Error::Api(status) if status.is_forbidden() => Class::Forbidden,
         kube::Error::Api(status) if status.is_invalid() => Class::Invalid,
         // A failed `test` of a JSON patch.

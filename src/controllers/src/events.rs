@@ -4,7 +4,7 @@
 //! once per generation and reason.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,6 +15,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::{Api, Client, Resource, ResourceExt, api::PostParams};
+use muster_core::explain::Code;
 use muster_runtime::clock::Clock;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,23 @@ impl Recorder {
             },
             write(client, receiver, shutdown),
         )
+    }
+
+    /// Records something about a job of `object`'s ledger; `annotations` say which job, for those who explain it.
+    pub(crate) fn record_job<K>(
+        &self,
+        object: &K,
+        component: &str,
+        (code, note): (Code, &str),
+        annotations: BTreeMap<String, String>,
+    ) where
+        K: Resource<DynamicType = ()>,
+    {
+        let now = self.clock.now();
+        let mut event = event(object, component, Severity::Normal, code.as_str(), note, now);
+        event.metadata.annotations = Some(annotations);
+        // As in `record`: a full queue drops it.
+        drop(self.sender.try_send(event));
     }
 
     /// Records that something happened to `object`. A warning is recorded once per generation of the object, reason and note.

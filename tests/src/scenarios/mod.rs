@@ -3,7 +3,9 @@
 
 pub mod abandoned;
 pub mod arc;
+pub mod autoscaling;
 pub mod backlog;
+pub mod budgets;
 pub mod credentials;
 pub mod explain;
 pub mod healing;

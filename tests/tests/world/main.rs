@@ -26,6 +26,8 @@ macro_rules! over_both_kinds {
 }
 
 mod admission;
+mod budgets;
+mod autoscaling;
 mod control_plane;
 mod demo;
 mod explain;

@@ -172,6 +172,21 @@ impl Code {
         Self::ALL.iter().copied().find(|code| code.as_str() == text)
     }
 
+    /// The word for an object that the API server refused with 403. Admission answers like the authorizer; only the text tells who refused.
+    pub fn of_refusal(message: &str) -> Self {
+        if message.contains("exceeded quota") {
+            Self::QuotaExceeded
+        } else if message.contains("violates PodSecurity") {
+            Self::PodSecurityViolated
+        } else if message.contains("ValidatingAdmissionPolicy")
+            || message.contains("admission webhook") && message.contains("denied the request")
+        {
+            Self::AdmissionDenied
+        } else {
+            Self::Forbidden
+        }
+    }
+
     /// Nothing is wrong and nothing is missing.
     pub fn is_good(self) -> bool {
         self >= Self::JobRunning && self != Self::JobExpired

@@ -5,11 +5,7 @@ use kube::ResourceExt;
 use muster_crds::legacy::{CapacityReservation, HorizontalRunnerAutoscaler};
 
 use super::{
-    Code, Explanation, Observed, Reason, Subject,
-    facts::Pool,
-    limits::Bounds,
-    notice::JobNotice,
-    pod, pool,
+    Code, Explanation, Observed, Reason, Subject, facts::Pool, limits::Bounds, notice::JobNotice, pod, pool,
     text::span,
 };
 use crate::{

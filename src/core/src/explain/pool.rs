@@ -14,6 +14,7 @@ use super::{
     condition::{self, STARTUP_FAILING},
     facts::{Pool, Target, conditions_of, created_at, subject_of},
     limits::{self, Bounds},
+    notice::seen_at,
     pod,
     text::{read_until, span},
 };
@@ -25,6 +26,8 @@ use crate::{
 
 /// The manager looks at a changed object within milliseconds; after so long something is wrong.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+/// An Event of a controller that tries again and again is of this age at most.
+const RECENT: SignedDuration = SignedDuration::from_mins(20);
 
 pub(super) fn explain(
     observed: &Observed,
@@ -63,6 +66,7 @@ pub(super) fn reasons(pool: &Pool<'_>, now: Timestamp) -> Vec<Reason> {
         all.extend(unreconciled(pool, now));
     }
     all.extend(members(pool, now));
+    all.extend(refused(pool, now));
     all.extend(held(pool, now));
     all.extend(limits::reasons(pool, now));
     if all.iter().all(|reason| reason.code.is_good()) {
@@ -300,6 +304,33 @@ fn members(pool: &Pool<'_>, now: Timestamp) -> Vec<Reason> {
         }
     }
     reasons
+}
+
+/// Pods that Kubernetes' own controller may not make, for targets that leave that to a StatefulSet.
+fn refused(pool: &Pool<'_>, now: Timestamp) -> Vec<Reason> {
+    let Target::Set(_) = pool.target else {
+        return Vec::new();
+    };
+    let prefix = format!("{}-", pool.name);
+    let is_recent = |at: Option<Timestamp>| at.is_some_and(|at| now.duration_since(at) < RECENT);
+    let told = pool.events.iter().filter(|event| {
+        let involved = &event.involved_object;
+        event.reason.as_deref() == Some("FailedCreate")
+            && involved.kind.as_deref() == Some("StatefulSet")
+            && involved.namespace.as_deref() == Some(pool.namespace.as_str())
+            && involved
+                .name
+                .as_deref()
+                .is_some_and(|name| name.starts_with(&prefix))
+            && is_recent(seen_at(event))
+    });
+    told.max_by_key(|event| seen_at(event))
+        .map(|event| {
+            let said = event.message.clone().unwrap_or_default();
+            Reason::new(Code::of_refusal(&said), pool.subject(), said).since(seen_at(event))
+        })
+        .into_iter()
+        .collect()
 }
 
 /// What the set's plan holds back, by the very function that the manager plans with.
