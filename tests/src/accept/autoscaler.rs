@@ -1,12 +1,15 @@
 //! The list of the autoscaler: schedules, metrics.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 
 use crate::{
+    github::FaultKind,
     keeper::workspace_dir,
     scenarios::{
+        autoscaling,
+        budgets::{self, Load},
         explain,
         schedule::{self, Compared},
     },
@@ -47,12 +50,158 @@ pub(super) const ITEMS: &[Item] = &[
         Box::pin(tables(running, "autoscale::", METRICS_TABLES))
     }),
     item(
+        "metrics-live",
+        "pull metrics scale a pool up and down, and no failure scales it",
+        |running| Box::pin(metrics_live(running)),
+    ),
+    item(
+        "demand-merge",
+        "30 jobs that webhooks and a metric tell of, taken for one demand",
+        |running| Box::pin(demand_merge(running)),
+    ),
+    item(
+        "schedule-live",
+        "an override takes effect at its edges and not at a resync",
+        |running| Box::pin(schedule_live(running)),
+    ),
+    item(
         "explain",
         "the first reason of `kubectl muster explain` for scripted causes, by a reader without Secrets",
         |running| Box::pin(explained(running)),
     ),
+    item(
+        "budget-rules",
+        "lanes, reserve, line and pool: tables and 10,000 random hours",
+        |running| Box::pin(budget_rules(running)),
+    ),
+    item(
+        "budget-scale",
+        "a simulated hour of 20 scopes costs the same calls with 300 runners and 600",
+        |running| Box::pin(budget_scale(running)),
+    ),
+    item(
+        "budget-limit",
+        "a simulated hour at 500 calls: never exceeded, urgent calls wait 5 s at most",
+        |running| Box::pin(budget_limit(running)),
+    ),
+    item(
+        "budget-pool",
+        "three credentials do at least 2.8 times the work of one",
+        |running| Box::pin(budget_pool(running)),
+    ),
     super::TRACES,
 ];
+
+/// An hour of the size that was promised.
+const HOUR: Load = Load {
+    scopes: 20,
+    runners: 300,
+    minutes: 60,
+    life: (20, 40),
+    ephemeral: true,
+    limit: 5_000,
+    credentials: 1,
+    etags: true,
+    seed: 1,
+};
+
+/// Tests of the budget that must have run.
+const BUDGET_TESTS: &[&str] = &[
+    "budget::tests::each_lane_has_its_floor",
+    "budget::tests::a_paced_call_is_told_the_very_moment",
+    "budget::tests::those_who_wait_are_served_in_their_order_each_at_its_time",
+    "budget::tests::a_secondary_limit_holds_everything_until_its_end",
+    "budget::tests::a_server_that_states_no_limits_has_none",
+    "budget::tests::the_limit_is_never_exceeded",
+    "budget::tests::pacing_gives_a_lane_its_part_and_keeps_the_reserve",
+    "pool::tests::the_best_is_asked_first",
+];
+
+async fn budget_rules(running: &Running<'_>) -> Result<Verdict> {
+    let args = ["test", "--workspace", "--lib", "--", "budget::", "pool::"];
+    let ran = running
+        .run("cargo", &args, &[("PROPTEST_CASES", "10000")])
+        .await?;
+    let missing: Vec<&str> = BUDGET_TESTS
+        .iter()
+        .copied()
+        .filter(|test| !ran.output.contains(&format!("test {test} ... ok")))
+        .collect();
+    let figure = if missing.is_empty() {
+        format!("{} tests and properties", BUDGET_TESTS.len())
+    } else {
+        format!("these did not pass: {}", missing.join(", "))
+    };
+    Ok(Verdict::new(ran.is_success() && missing.is_empty(), figure))
+}
+
+async fn budget_scale(running: &Running<'_>) -> Result<Verdict> {
+    let one = running.scenario(budgets::simulate(&HOUR)).await?;
+    let twice = Load { runners: 600, ..HOUR };
+    let two = running.scenario(budgets::simulate(&twice)).await?;
+    // Each scope asks once a minute; which minute is the last is a matter of seconds.
+    let scopes = 20;
+    let ok =
+        one.listings.abs_diff(two.listings) <= scopes && one.refused + two.refused == 0 && one.made >= 300;
+    let figure = format!(
+        "{} listings in 20 scopes with 300 runners, {} with 600 ({} and {} of them free); {} and {} runners made",
+        one.listings, two.listings, one.free, two.free, one.made, two.made
+    );
+    Ok(Verdict::new(ok, figure))
+}
+
+async fn budget_limit(running: &Running<'_>) -> Result<Verdict> {
+    let load = Load {
+        limit: 500,
+        ephemeral: false,
+        // Beyond the hour for most: what is removed is a tenth of the runners.
+        life: (50, 600),
+        ..HOUR
+    };
+    let hour = running.scenario(budgets::simulate(&load)).await?;
+    let ok = hour.refused == 0
+        && hour.most_charged <= 500
+        && hour.charged <= 500
+        && hour.critical >= 300
+        && hour.critical_wait <= Duration::from_secs(5)
+        && hour.starved == 0;
+    let figure = format!(
+        "{} calls charged of 500 and {} free, {} refused; {} tokens and removals, the longest wait {:?}; listings told to wait {} times, the longest          gap of an autoscaler {} s",
+        hour.charged,
+        hour.free,
+        hour.refused,
+        hour.critical,
+        hour.critical_wait,
+        hour.waits,
+        hour.longest_gap.as_secs()
+    );
+    Ok(Verdict::new(ok, figure))
+}
+
+async fn budget_pool(running: &Running<'_>) -> Result<Verdict> {
+    // Every listing costs a call, and there are more of them than three may make.
+    let load = Load {
+        limit: 300,
+        runners: 100,
+        etags: false,
+        ..HOUR
+    };
+    let one = running.scenario(budgets::simulate(&load)).await?;
+    let three = Load {
+        credentials: 3,
+        ..load
+    };
+    let three = running.scenario(budgets::simulate(&three)).await?;
+    let ok = three.charged * 10 >= one.charged * 28
+        && one.refused + three.refused == 0
+        && three.most_charged <= 300
+        && one.charged >= 200;
+    let figure = format!(
+        "{} calls with one credential, {} with three; at most {} of 300 with one of them, {} refused",
+        one.charged, three.charged, three.most_charged, three.refused
+    );
+    Ok(Verdict::new(ok, figure))
+}
 
 /// Causes that are scripted at least.
 const CAUSES: usize = 25;
@@ -127,6 +276,59 @@ fn judge(compared: Compared) -> Verdict {
             schedule::ZONES.len()
         ),
     )
+}
+
+async fn metrics_live(running: &Running<'_>) -> Result<Verdict> {
+    let burst = running
+        .scenario(autoscaling::burst("metric-jobs", 30, false, "sum"))
+        .await?;
+    let steps = running
+        .scenario(autoscaling::busy_share("metric-busy", 10))
+        .await?;
+    let (mut ok, mut kept) = (burst.done == burst.jobs && burst.pods <= burst.jobs, Vec::new());
+    for (kind, reason) in [
+        (FaultKind::Status(502), "GitHubUnavailable"),
+        (FaultKind::Forbidden, "GitHubForbidden"),
+    ] {
+        let fewest = running
+            .scenario(autoscaling::silence("metric-silence", 5, kind, reason))
+            .await?;
+        ok &= fewest == 5;
+        kept.push(format!("{fewest} of 5 kept ({reason})"));
+    }
+    ok &= steps.is_sorted_by(|one, other| one < other || *other == 0) && steps.contains(&10);
+    let figure = format!(
+        "{} jobs, {} pods; busy share {steps:?}; {}",
+        burst.done,
+        burst.pods,
+        kept.join(", ")
+    );
+    Ok(Verdict::new(ok, figure))
+}
+
+async fn demand_merge(running: &Running<'_>) -> Result<Verdict> {
+    let max = running
+        .scenario(autoscaling::burst("merge-max", 30, true, "max"))
+        .await?;
+    let sum = running
+        .scenario(autoscaling::burst("merge-sum", 30, true, "sum"))
+        .await?;
+    let ok = max.done == max.jobs && max.pods <= max.jobs && sum.done == sum.jobs;
+    let figure = format!(
+        "max: {} pods for {} jobs; sum, as upstream: {} pods",
+        max.pods, max.jobs, sum.pods
+    );
+    Ok(Verdict::new(ok, figure))
+}
+
+async fn schedule_live(running: &Running<'_>) -> Result<Verdict> {
+    let seen = running.scenario(autoscaling::schedule("schedule-live")).await?;
+    let [begin, end] = seen.late.map(|late| late.as_millis());
+    let figure = format!(
+        "{begin} ms after its start, {end} ms after its end; {:?}",
+        seen.summaries
+    );
+    Ok(Verdict::new(seen.is_good(), figure))
 }
 
 #[cfg(test)]

@@ -130,13 +130,26 @@ impl Window {
     pub(crate) fn opens(&self, lane: Lane, ahead: u64, now: Timestamp) -> Option<Timestamp> {
         let turn = number(ahead).saturating_add(1);
         let settled = self.opening(lane, number(self.remaining).saturating_sub(turn), now);
-        if settled.is_some() {
-            return settled;
+        if let Some(at) = settled {
+            return Some(if at < self.reset_at {
+                at
+            } else {
+                self.next_opening(lane, turn)
+            });
         }
         // Were nothing under way, it could be made.
         let sure = number(self.remaining()).saturating_sub(turn);
         self.opening(lane, sure, now)
             .map(|at| at.min(later(now, LOOK_AGAIN)))
+    }
+
+    /// When a call that has to wait for the next window may be made: at its beginning, unless too many are before it.
+    fn next_opening(&self, lane: Lane, turn: i64) -> Timestamp {
+        let next = self.at(self.reset_at);
+        let after = number(next.limit).saturating_sub(turn);
+        next.opening(lane, after, self.reset_at)
+            .filter(|at| *at < next.reset_at)
+            .unwrap_or(self.reset_at)
     }
 
     /// When `after` calls left are enough for `lane`; `None` is now.

@@ -37,6 +37,9 @@ pub struct GitHubFlags {
     /// Password for basic authentication with an API proxy [env: `GITHUB_BASICAUTH_PASSWORD`].
     #[arg(long, value_name = "PASSWORD", value_parser = secret)]
     pub github_basicauth_password: Option<SecretString>,
+    /// The most calls to GitHub that each login makes in an hour; 0 means that only GitHub's own limits count [env: `GITHUB_CALLS_PER_HOUR`].
+    #[arg(long, value_name = "NUMBER", value_parser = parse_int)]
+    pub github_calls_per_hour: Option<i64>,
     /// Base URL that runners register with; without effect beside an enterprise URL [env: `GITHUB_RUNNER_GIT_HUB_URL`].
     #[arg(long, value_name = "URL")]
     pub runner_github_url: Option<String>,
@@ -75,7 +78,89 @@ impl fmt::Display for AppId {
 
 /// The `GITHUB_*` variables, parsed. This happens before the flags are looked at (spec 02 §2.1 step 1).
 #[derive(Clone, Debug, Default)]
-pub struct GitHubEnv(GitHubFlags, Option<String>);
+pub struct GitHubEnv(GitHubFlags, Option<String>, Vec<NumberedLogin>);
+
+/// The highest number of a further login.
+const MOST_LOGINS: u32 = 16;
+
+/// A further login: `GITHUB_TOKEN_2`, or `GITHUB_APP_ID_2` and its kin, and so on. It shares the work of the first.
+#[derive(Clone, Debug)]
+pub struct NumberedLogin {
+    /// The number behind the names of its variables.
+    pub number: u32,
+    /// Personal access token.
+    pub token: Option<SecretString>,
+    /// Id of the GitHub App.
+    pub app_id: Option<AppId>,
+    /// Id of the App's installation.
+    pub app_installation_id: Option<u64>,
+    /// Path of a PEM file, or PEM text.
+    pub app_private_key: Option<SecretString>,
+}
+
+impl NumberedLogin {
+    /// The login with this number, unless none of its variables is set.
+    fn read(env: &Env, suffix: u32) -> Result<Option<Self>, EnvError> {
+        let name = |name: &str| format!("{name}_{suffix}");
+        let is_set = |name: &str| {
+            env.get(name)
+                .map(|value| value.is_some_and(|value| !value.is_empty()))
+        };
+        let secret = |name: &str| -> Result<Option<SecretString>, EnvError> {
+            let value = env.get(name)?.filter(|value| !value.trim().is_empty());
+            Ok(value.map(SecretString::from))
+        };
+        let (id, installation) = (name("GITHUB_APP_ID"), name("GITHUB_APP_INSTALLATION_ID"));
+        let login = Self {
+            number: suffix,
+            token: secret(&name("GITHUB_TOKEN"))?,
+            app_id: if is_set(&id)? {
+                number(env, &id, str::parse)?
+            } else {
+                None
+            },
+            app_installation_id: if is_set(&installation)? {
+                number(env, &installation, parse_int)?.and_then(|id| u64::try_from(id).ok())
+            } else {
+                None
+            },
+            app_private_key: secret(&name("GITHUB_APP_PRIVATE_KEY"))?,
+        };
+        let is_empty = login.token.is_none()
+            && login.app_id.is_none()
+            && login.app_installation_id.is_none()
+            && login.app_private_key.is_none();
+        Ok((!is_empty).then_some(login))
+    }
+
+    fn credentials(&self) -> Result<Credentials, CredentialsError> {
+        if let Some(token) = &self.token {
+            return Ok(Credentials::Token(SecretString::from(
+                token.expose_secret().trim(),
+            )));
+        }
+        match (&self.app_id, self.app_installation_id, &self.app_private_key) {
+            (Some(app_id), Some(installation_id), Some(key)) => Ok(Credentials::App {
+                app_id: app_id.to_string(),
+                installation_id,
+                private_key: private_key(key)?,
+            }),
+            (app_id, installation_id, key) => {
+                let missing = [
+                    (app_id.is_none(), "GITHUB_APP_ID"),
+                    (installation_id.is_none(), "GITHUB_APP_INSTALLATION_ID"),
+                    (key.is_none(), "GITHUB_APP_PRIVATE_KEY"),
+                ];
+                let missing = missing.iter().filter(|(absent, _)| *absent);
+                Err(CredentialsError::Numbered {
+                    missing: missing
+                        .map(|(_, name)| format!("{name}_{}", self.number))
+                        .collect(),
+                })
+            }
+        }
+    }
+}
 
 impl GitHubEnv {
     /// Reads the variables of spec 02 §2.3. Unset ones are fine; an integer that is set but empty is not.
@@ -98,9 +183,13 @@ impl GitHubEnv {
             github_upload_url: text("GITHUB_UPLOAD_URL")?,
             github_basicauth_username: text("GITHUB_BASICAUTH_USERNAME")?,
             github_basicauth_password: secret("GITHUB_BASICAUTH_PASSWORD")?,
+            github_calls_per_hour: number(env, "GITHUB_CALLS_PER_HOUR", parse_int)?,
             runner_github_url: runner_url,
         };
-        Ok(Self(flags, text("GITHUB_ENTERPRISE_URL")?))
+        let further: Result<Vec<_>, EnvError> = (2..=MOST_LOGINS)
+            .filter_map(|number| NumberedLogin::read(env, number).transpose())
+            .collect();
+        Ok(Self(flags, text("GITHUB_ENTERPRISE_URL")?, further?))
     }
 }
 
@@ -147,12 +236,16 @@ pub struct GitHubArgs {
     pub basic_auth_username: Option<String>,
     /// Basic authentication: password.
     pub basic_auth_password: Option<SecretString>,
+    /// Further logins, by number.
+    pub further: Vec<NumberedLogin>,
+    /// The most calls that each login makes in an hour.
+    pub calls_per_hour: Option<u64>,
 }
 
 impl GitHubArgs {
     /// Merges: a flag that is present wins over the environment, even when it is empty.
     pub fn merge(env: GitHubEnv, flags: GitHubFlags, enterprise_url_flag: Option<String>) -> Self {
-        let GitHubEnv(env, enterprise_url_env) = env;
+        let GitHubEnv(env, enterprise_url_env, further) = env;
         let text = |flag: Option<String>, env: Option<String>| flag.or(env).filter(|value| !value.is_empty());
         let secret = |flag: Option<SecretString>, env: Option<SecretString>| {
             flag.or(env).filter(|value| !value.expose_secret().is_empty())
@@ -175,7 +268,39 @@ impl GitHubArgs {
             runner_url: text(flags.runner_github_url, env.runner_github_url),
             basic_auth_username: text(flags.github_basicauth_username, env.github_basicauth_username),
             basic_auth_password: secret(flags.github_basicauth_password, env.github_basicauth_password),
+            further,
+            calls_per_hour: flags
+                .github_calls_per_hour
+                .or(env.github_calls_per_hour)
+                .and_then(|calls| u64::try_from(calls).ok())
+                .filter(|calls| *calls > 0),
         }
+    }
+
+    /// All logins with their names in metrics, the one of [`Self::credentials`] first.
+    ///
+    /// # Errors
+    /// As [`Self::credentials`], and for a further login that is not complete.
+    pub fn logins(&self) -> Result<Vec<(String, Credentials)>, CredentialsError> {
+        let name = |credentials: &Credentials, number: Option<u32>| match (credentials, number) {
+            (
+                Credentials::App {
+                    app_id,
+                    installation_id,
+                    ..
+                },
+                _,
+            ) => format!("app/{app_id}/{installation_id}"),
+            (_, None) => "default".to_owned(),
+            (_, Some(number)) => format!("default#{number}"),
+        };
+        let first = self.credentials()?;
+        let mut logins = vec![(name(&first, None), first)];
+        for further in &self.further {
+            let credentials = further.credentials()?;
+            logins.push((name(&credentials, Some(further.number)), credentials));
+        }
+        Ok(logins)
     }
 
     /// Selects the login (spec 02 §3.1): basic authentication, else the token, else the App, whose key is read from its file if the
@@ -260,6 +385,12 @@ pub enum CredentialsError {
     Incomplete {
         /// What to add.
         missing: Vec<&'static str>,
+    },
+    /// A further login is set in part.
+    #[error("a further GitHub App login lacks {}", missing.join(" and "))]
+    Numbered {
+        /// The variables to add.
+        missing: Vec<String>,
     },
     /// The private key names a file that cannot be read.
     #[error("could not read the GitHub App private key from {path}", path = path.display())]
@@ -438,6 +569,38 @@ mod tests {
     }
 
     #[test]
+    fn numbered_variables_are_further_logins() {
+        let names = |pairs: &[(&str, &str)]| {
+            let logins = from_env(pairs).logins().map_err(|error| error.to_string())?;
+            Ok::<_, String>(logins.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[("GITHUB_TOKEN", "t")]).unwrap(), ["default"]);
+        let several = [
+            ("GITHUB_TOKEN", "t"),
+            ("GITHUB_TOKEN_3", "u"),
+            ("GITHUB_APP_ID_2", "7"),
+            ("GITHUB_APP_INSTALLATION_ID_2", "8"),
+            ("GITHUB_APP_PRIVATE_KEY_2", "PEM"),
+            ("GITHUB_TOKEN_4", ""),
+            ("GITHUB_APP_ID_4", ""),
+        ];
+        assert_eq!(names(&several).unwrap(), ["default", "app/7/8", "default#3"]);
+        let half = [("GITHUB_TOKEN", "t"), ("GITHUB_APP_ID_2", "7")];
+        let error = names(&half).unwrap_err();
+        assert!(
+            error.contains("GITHUB_APP_INSTALLATION_ID_2") && error.contains("GITHUB_APP_PRIVATE_KEY_2"),
+            "{error}"
+        );
+        assert!(GitHubEnv::read(&Env::of([("GITHUB_APP_ID_2", "x")])).is_err());
+    }
+
+    #[test]
+    fn a_cap_of_zero_is_none() {
+        let cap = |value| from_env(&[("GITHUB_CALLS_PER_HOUR", value)]).calls_per_hour;
+        assert_eq!([cap("400"), cap("0"), cap("-1")], [Some(400), None, None]);
+    }
+
+    #[test]
     fn the_private_key_is_read_from_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key.pem");
@@ -459,6 +622,8 @@ mod tests {
             ("GITHUB_APP_PRIVATE_KEY", "sentinel-2"),
             ("GITHUB_BASICAUTH_USERNAME", "user"),
             ("GITHUB_BASICAUTH_PASSWORD", "sentinel-3"),
+            ("GITHUB_TOKEN_2", "sentinel-4"),
+            ("GITHUB_APP_PRIVATE_KEY_3", "sentinel-5"),
         ]);
         let shown = format!("{args:?} {:?}", args.credentials());
         assert!(!shown.contains("sentinel"), "{shown}");
