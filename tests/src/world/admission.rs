@@ -110,35 +110,50 @@ impl World {
         });
         self.webhooks = hooks.await?;
         let end = Instant::now() + NOTICED;
-        while !self.is_asked().await {
+        loop {
+            let unasked = self.unasked().await?;
+            if unasked.is_empty() {
+                break;
+            }
             if Instant::now() > end {
-                bail!("the API server does not ask the webhooks after {NOTICED:?}");
+                bail!(
+                    "after {NOTICED:?} the API server asks no webhook about {}",
+                    unasked.join(" and ")
+                );
             }
             tokio::time::sleep(LOOK).await;
         }
         Ok(())
     }
 
-    /// Whether an invalid object and a pod whose credentials are missing are both refused.
-    async fn is_asked(&self) -> bool {
+    /// What the API server does not ask about yet. An invalid object is refused; of a runner's pod that is only tried out
+    /// it is said that it never restarts.
+    async fn unasked(&self) -> Result<Vec<&'static str>> {
         let dry = PostParams {
             dry_run: true,
             ..PostParams::default()
         };
         let invalid = RunnerDeployment::new("probe", RunnerDeploymentSpec::default());
+        let env = |name: &str| json!({"name": name, "value": ""});
         let pod = json!({
             "metadata": {"name": "probe",
-                "labels": {(keys::LABEL_INJECT_REGISTRATION_TOKEN): keys::LABEL_VALUE_TRUE},
-                "annotations": {(keys::ANNOTATION_GITHUB_API_CREDS_SECRET): "nowhere"}},
+                "labels": {(keys::LABEL_INJECT_REGISTRATION_TOKEN): keys::LABEL_VALUE_TRUE}},
             "spec": {"containers": [{"name": keys::CONTAINER_RUNNER, "image": "none", "env": [
-                {"name": keys::ENV_RUNNER_ORG}, {"name": keys::ENV_RUNNER_REPO},
-                {"name": keys::ENV_RUNNER_ENTERPRISE}]}]},
+                env(keys::ENV_RUNNER_ORG), env(keys::ENV_RUNNER_REPO), env(keys::ENV_RUNNER_ENTERPRISE)]}]},
         });
-        let Ok(pod) = serde_json::from_value::<Pod>(pod) else {
-            return false;
-        };
-        let invalid = self.api().create(&dry, &invalid).await;
-        invalid.is_err() && self.api().create(&dry, &pod).await.is_err()
+        let pod: Pod = serde_json::from_value(pod).context("the probe is no pod")?;
+        let (objects, pods) = (self.api(), self.api());
+        let (invalid, pod) = tokio::join!(objects.create(&dry, &invalid), pods.create(&dry, &pod));
+        let restarts = |pod: Pod| pod.spec.and_then(|spec| spec.restart_policy).as_deref() != Some("Never");
+        let names = [
+            (invalid.is_ok(), "RunnerDeployments"),
+            (pod.map_or(true, restarts), "pods"),
+        ];
+        Ok(names
+            .into_iter()
+            .filter(|(is_unasked, _)| *is_unasked)
+            .map(|(_, name)| name)
+            .collect())
     }
 
     /// Removes the webhook configurations that the world has registered.
