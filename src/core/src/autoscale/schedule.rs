@@ -6,7 +6,12 @@
 
 mod recurrence;
 
-use jiff::{SignedDuration, Timestamp, tz::TimeZone, tz::TimeZoneDatabase};
+use std::sync::LazyLock;
+
+use jiff::{
+    SignedDuration, Timestamp,
+    tz::{TimeZone, TimeZoneDatabase},
+};
 use muster_crds::{legacy::ScheduledOverride, local_time::LocalTime};
 
 pub use self::recurrence::Period;
@@ -206,8 +211,11 @@ fn until(time: Option<LocalTime>) -> Option<Timestamp> {
         .filter(|at| at.duration_since(YEAR_ONE) > SignedDuration::from_hours(24))
 }
 
+/// Part of the program, so that the same names work wherever it runs; each zone is decoded once.
+static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
+
 fn zone(name: &str) -> Result<TimeZone, String> {
-    TimeZoneDatabase::bundled().get(name).map_err(|_| {
+    ZONES.get(name).map_err(|_| {
         format!(
             "{name} is no time zone of the IANA database: write for example Europe/Berlin, or leave it out"
         )

@@ -385,18 +385,4 @@ mod tests {
         confirmed.note("b".to_owned(), t(60));
         assert_eq!(confirmed.0.lock().unwrap().len(), 1, "old ones are forgotten");
     }
-
-    #[tokio::test]
-    async fn after_a_refusal_nothing_more_is_asked_and_what_was_read_counts() {
-        use muster_github::{Attempt, CallFamily};
-        let attempt = || Attempt::new(CallFamily::ListRuns, "list");
-        let deadline = || GitHubError::Deadline {
-            attempt: attempt(),
-            after: None,
-        };
-        let mut calls = vec![Ok(1), Err(("two".to_owned(), deadline())), Ok(3)];
-        let read = gather(calls.drain(..).map(std::future::ready).collect()).await;
-        assert_eq!(read.found, [1, 3], "others are asked after a failure");
-        assert_eq!(read.trouble.map(|(what, _)| what), Some("two".to_owned()));
-    }
 }

@@ -1,0 +1,3 @@
+module muster.dev/tools/scheduleoracle
+
+go 1.26.0
