@@ -1,6 +1,7 @@
 //! Acceptance lists: what a piece of work promised, run item by item, with a line for each (`ok` or `FAIL`, the item,
 //! its figure). `make accept SUITE=main-job` runs one; a clean clone is enough.
 
+mod autoscaler;
 mod command;
 mod intake;
 mod main_job;
@@ -32,6 +33,8 @@ pub enum Suite {
     Intake,
     /// A runner's whole life: busy ones never killed, faults healed, credentials, take-over.
     RunnerLife,
+    /// The autoscaler: metrics, schedules, budgets, explanations.
+    Autoscaler,
     /// RunnerSets: the same promises with StatefulSets and volumes.
     Runnerset,
 }
@@ -171,6 +174,7 @@ pub async fn run(options: &Options, terminal: Terminal, stop: &CancellationToken
         Suite::MainJob => main_job::ITEMS,
         Suite::Intake => intake::ITEMS,
         Suite::RunnerLife => runner_life::ITEMS,
+        Suite::Autoscaler => autoscaler::ITEMS,
         Suite::Runnerset => runnerset::ITEMS,
     };
     if options.items {
