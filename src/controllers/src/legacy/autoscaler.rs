@@ -24,7 +24,7 @@ use muster_core::{
         reservation::{self, Kind},
         schedule::{self, Schedule},
     },
-    explain::Code,
+    explain::{Code, LIMITED},
     go,
     pods::PodView,
     target::{TargetId, TargetKind},
@@ -178,7 +178,8 @@ pub(super) async fn reconcile(
     let summary = schedule.summary(checked.min, checked.max, &context.settings.schedule_clock);
     let verdicts = verdicts(&reading, &schedule);
     complain(&context, &autoscaler, &verdicts);
-    let verdicts: Vec<Verdict<'_>> = verdicts.iter().map(Said::verdict).collect();
+    let mut verdicts: Vec<Verdict<'_>> = verdicts.iter().map(Said::verdict).collect();
+    verdicts.push(limited(&decision, &schedule, checked.max));
     let status_wait = report(&context, &autoscaler, &decision, (&verdicts, summary), now).await?;
     let due = super::soonest([decision.next_due, schedule.next_edge, reading.due]);
     let wait = super::until(due, now).into_iter().chain(status_wait).min();
@@ -471,7 +472,7 @@ fn verdicts(reading: &Reading, schedule: &Schedule) -> Vec<Said> {
     let mut all = vec![Said {
         type_: conditions::SCHEDULE_VALID,
         trouble: (!schedule.problems.is_empty())
-            .then(|| (Code::InvalidSpec.as_str(), schedule.problems.join("; "))),
+            .then(|| (Code::ScheduleInvalid.as_str(), schedule.problems.join("; "))),
     }];
     // Before GitHub has been asked the condition stays as it is.
     if reading.is_settled {
@@ -481,6 +482,28 @@ fn verdicts(reading: &Reading, schedule: &Schedule) -> Vec<Said> {
         });
     }
     all
+}
+
+/// Whether more jobs want a runner than may have one.
+fn limited(decision: &Decision, schedule: &Schedule, max: i64) -> Verdict<'static> {
+    let status = decision.live > schedule.max.unwrap_or(max).max(0);
+    let code = if schedule.max.is_some() {
+        Code::ScheduledOverride
+    } else {
+        Code::MaxReplicasReached
+    };
+    let (reason, message) = if status {
+        (code.as_str(), "More jobs are queued than maxReplicas allows runners.")
+    } else {
+        ("WithinBounds", "")
+    };
+    Verdict {
+        type_: LIMITED,
+        status,
+        default: false,
+        reason,
+        message,
+    }
 }
 
 /// An Event for each new trouble, as upstream's when it cannot compute replicas.

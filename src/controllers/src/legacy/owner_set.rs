@@ -333,8 +333,10 @@ pub(super) async fn report_startup(context: &Context, pool: &TargetId, now: Time
     let failing = context.ends.failing(pool);
     let message = failing.as_ref().map(|failing| {
         format!(
-            "{} runners in a row failed when they started, the last one because: {}. One at a time is tried until one registers.",
-            failing.in_a_row, failing.reason
+            "{} runners in a row failed when they started, the last one because: {}. One at a time is tried until one registers. {}",
+            failing.in_a_row,
+            failing.reason,
+            muster_core::explain::text::until(failing.until)
         )
     });
     let verdict = match &message {

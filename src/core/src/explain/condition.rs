@@ -13,6 +13,9 @@ pub const QUEUE_RECONCILED: &str = "QueueReconciled";
 /// Type of the condition of an autoscaler that would scale further than it may.
 pub const LIMITED: &str = "ScalingLimited";
 
+/// Type of the condition of an autoscaler that ignores scheduled overrides.
+pub(super) const SCHEDULE_VALID: &str = "ScheduleValid";
+
 /// Conditions whose `True` is the bad state.
 const NEGATIVE: [&str; 4] = [
     STARTUP_FAILING,
@@ -26,8 +29,10 @@ const NEGATIVE: [&str; 4] = [
 pub(super) fn reasons(object: &Subject, conditions: &[Condition]) -> Vec<Reason> {
     conditions
         .iter()
-        // The number is explained from the ledger, which is fresher.
-        .filter(|condition| condition.type_ != LIMITED && is_bad(condition))
+        // Bounds and overrides are explained from the spec and the ledger, which are fresher.
+        .filter(|condition| {
+            ![LIMITED, SCHEDULE_VALID].contains(&condition.type_.as_str()) && is_bad(condition)
+        })
         .map(|condition| reason(object, condition))
         .collect()
 }
