@@ -239,7 +239,7 @@ pub async fn schedule(name: &str) -> Result<Override> {
     until_replicas(&world, 2).await?;
     let begun = world.github.now().duration_since(begin);
     let during = summary(&world, before.as_deref()).await?;
-    let said = complains(&world, "ScheduleValid", "InvalidSpec").await?;
+    let said = complains(&world, "ScheduleValid", "ScheduleInvalid").await?;
     until_replicas(&world, 0).await?;
     let ended = world.github.now().duration_since(end);
     let after = summary(&world, during.as_deref()).await?;
