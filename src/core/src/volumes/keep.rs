@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Reclaim, VolumeView};
 
 /// A RunnerSet that is gone may be made again by the same manifest within this time, and find its volumes.
-pub const ORPHANED: SignedDuration = SignedDuration::from_mins(10);
+pub const ORPHANED: SignedDuration = SignedDuration::from_mins(1);
 
 /// How many free volumes of one RunnerSet and claim template are kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,8 @@
 pub mod allocate;
 pub mod claim;
 pub mod keep;
+#[cfg(test)]
+mod model_tests;
 pub mod node;
 
 use std::collections::BTreeSet;
