@@ -138,6 +138,12 @@ fn a_job_says_where_it_stands() {
         ),
         (
             "job 1/2",
+            pool(1).entry("ghes.example.com/1/2", 0, 60),
+            Code::JobFinished,
+            "job ghes.example.com/1/2 is over",
+        ),
+        (
+            "job 1/2",
             pool(1).entry("1/2@a", 0, 60),
             Code::JobFinished,
             "on runner a",
