@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use muster_core::{
-    autoscale::recovery::queue::LedgerView,
+    autoscale::{demand::DemandMerge, recovery::queue::LedgerView},
     routing::{AutoscalerInput, AutoscalerView, Index, TargetKeys},
     target::TargetId,
 };
@@ -40,6 +40,8 @@ pub(super) struct Pool {
     /// Repositories (`owner/name`) that its target and metrics name.
     pub(super) names: Vec<String>,
     pub(super) credential: Credential,
+    /// Its metrics are added to the ledger.
+    pub(super) is_added: bool,
 }
 
 impl Pool {
@@ -81,6 +83,7 @@ impl Pools {
             .map(|pool| LedgerView {
                 view: Arc::clone(&pool.view),
                 entries: pool.ledger(),
+                is_added: pool.is_added,
             })
             .collect()
     }
@@ -136,11 +139,14 @@ fn pool(context: &Context, object: Arc<HorizontalRunnerAutoscaler>, common: &[St
     } else {
         Vec::new()
     };
+    let metrics = object.spec.metrics.as_deref().unwrap_or_default();
+    let is_added = !metrics.is_empty() && context.settings.demand_merge == DemandMerge::Sum;
     Pool {
         object,
         view: Arc::new(view),
         names,
         credential,
+        is_added,
     }
 }
 

@@ -101,6 +101,8 @@ pub struct LedgerView<'a> {
     pub view: Arc<AutoscalerView>,
     /// `spec.capacityReservations`.
     pub entries: &'a [CapacityReservation],
+    /// A pull metric that counts the same jobs is added: entries end after their time, as upstream's do (spec 20, "expiry").
+    pub is_added: bool,
 }
 
 /// How patient a look is.
@@ -611,6 +613,7 @@ impl Judge<'_, '_> {
             .collect();
         if live.is_empty() {
             if let Some(winner) = self.winner(job)
+                && !self.is_metrics(&winner.id, job)
                 && self.differs(&job.key, job.created_at)
             {
                 self.change(&winner.id, job, JobAction::Queued, Why::Missing);
@@ -654,7 +657,7 @@ impl Judge<'_, '_> {
                 let holds = entries
                     .iter()
                     .any(|entry| self.id(entry).as_ref() == Some(&owner));
-                if !holds {
+                if !holds && !self.is_metrics(&owner, job) {
                     differs.push((owner, Why::Missing));
                 }
             }
@@ -730,12 +733,24 @@ impl Judge<'_, '_> {
             .map(|ledger| ledger.view.id.clone())
     }
 
+    /// Whether only the autoscaler's metric counts the job any more: a webhook's entry for it would have ended by now.
+    fn is_metrics(&self, autoscaler: &AutoscalerId, job: &ListedJob) -> bool {
+        let mut ledgers = self.facts.ledgers.iter().filter(|ledger| ledger.is_added);
+        ledgers.any(|ledger| {
+            let ended = job
+                .created_at
+                .is_none_or(|at| self.facts.now.duration_since(at) >= ledger.view.duration);
+            ledger.view.id == *autoscaler && ended
+        })
+    }
+
     /// Lets an entry live longer once half of its life is over.
     fn rearm(&mut self, entry: &Entry<'_>, job: &ListedJob, action: JobAction) {
         let Some(view) = self
             .facts
             .ledgers
             .get(entry.ledger)
+            .filter(|ledger| !ledger.is_added)
             .map(|ledger| Arc::clone(&ledger.view))
         else {
             return;

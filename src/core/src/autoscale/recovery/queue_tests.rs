@@ -91,13 +91,14 @@ fn run(id: u64, status: &str, updated: i64) -> ListedRun {
 struct Pools {
     pools: Vec<(AutoscalerView, Vec<CapacityReservation>)>,
     memory: Memory,
+    is_added: bool,
 }
 
 impl Pools {
     fn new(pools: impl IntoIterator<Item = (AutoscalerView, Vec<CapacityReservation>)>) -> Self {
         Self {
             pools: pools.into_iter().collect(),
-            memory: Memory::default(),
+            ..Self::default()
         }
     }
 
@@ -119,6 +120,7 @@ impl Pools {
                 LedgerView {
                     view: Arc::new(view.clone()),
                     entries,
+                    is_added: self.is_added,
                 }
             })
             .collect();
@@ -384,6 +386,26 @@ fn only_runs_with_unknown_jobs_are_read() {
     assert_eq!(pools.begin(std::slice::from_ref(&rerun), 260), [5]);
     pools.memory.read(5, vec![job(2, JobState::Queued, None)], t(260));
     assert_eq!(pools.begin(std::slice::from_ref(&rerun), 560), [5]);
+}
+
+#[test]
+fn where_a_metric_is_added_entries_end_as_upstreams() {
+    let created = |id, state, runner, at| ListedJob {
+        created_at: Some(t(at)),
+        ..job(id, state, runner)
+    };
+    let mut pools = Pools::one(vec![live(1, None, 0), live(2, Some("linux-a"), 0)]);
+    pools.is_added = true;
+    let queued = created(1, JobState::Queued, None, 0);
+    let running = created(2, JobState::InProgress, Some("linux-a"), 0);
+    let plan = pools.look(&[queued.clone(), running.clone()], 500);
+    assert_eq!(summary(&plan), [], "nothing is re-armed");
+    // Their entries are gone: the metric counts them alone. One whose webhook was lost is made up for while its entry would live.
+    let mut pools = Pools::one(Vec::new());
+    pools.is_added = true;
+    let lost = created(3, JobState::Queued, None, 580);
+    let plan = pools.look(&[queued, running, lost], 620);
+    assert_eq!(summary(&plan), [("linux", 3, Why::Missing)]);
 }
 
 #[test]
