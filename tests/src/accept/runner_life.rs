@@ -2,15 +2,41 @@
 
 mod decisions;
 mod faults;
+mod live;
 
 use super::{Item, item};
 
 /// The list, in the order in which it is run.
 pub(super) const ITEMS: &[Item] = &[
     item(
+        "shapes",
+        "pod shapes with every field: snapshots, and strictly validated by the API server",
+        |running| Box::pin(live::shapes(running)),
+    ),
+    item(
+        "vectors",
+        "the conformance vectors of pods, templates, removals and GitHub's answers",
+        |running| Box::pin(decisions::vectors(running)),
+    ),
+    item(
         "plan-interleavings",
         "a busy runner is never deleted: 1,000 random interleavings of decisions",
         |running| Box::pin(decisions::interleavings(running)),
+    ),
+    item(
+        "live-interleavings",
+        "the same live: 100 seeds, each with two managers, kills, leader changes and GitHub's faults",
+        |running| Box::pin(live::interleavings(running)),
+    ),
+    item(
+        "plan-swaps",
+        "10,000 random schedules in which GitHub gives jobs to other runners than those made for them",
+        |running| Box::pin(decisions::swaps(running)),
+    ),
+    item(
+        "live-swaps",
+        "the same live: 200 jobs over two pools",
+        |running| Box::pin(live::swaps(running)),
     ),
     item(
         "faults",

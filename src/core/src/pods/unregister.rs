@@ -282,6 +282,44 @@ mod tests {
         }
     }
 
+    /// Spec 02 §19, "Unregistration", with issue "a runner's whole life": a 403 is no proof.
+    #[test]
+    fn what_github_says_to_a_removal_decides() {
+        let unknown = |until| Answer::Unknown { until };
+        let busy = |await_completion, retry| Next::Busy {
+            await_completion,
+            retry,
+        };
+        let (ephemeral, wait) = (true, Next::Wait);
+        let rows = [
+            ("204", ephemeral, Answer::Removed, Next::Safe(Safe::Removed)),
+            ("404", ephemeral, Answer::Gone, Next::Safe(Safe::Gone)),
+            ("403", ephemeral, unknown(None), wait(UNKNOWN_DELAY)),
+            (
+                "403, X-RateLimit-Remaining: 0",
+                ephemeral,
+                unknown(Some(t(40))),
+                wait(SignedDuration::from_secs(40)),
+            ),
+            ("422, ephemeral", ephemeral, Answer::Busy, busy(true, None)),
+            (
+                "422, static",
+                !ephemeral,
+                Answer::Busy,
+                busy(false, Some(RETRY_DELAY)),
+            ),
+        ];
+        for (name, ephemeral, answer, next) in rows {
+            let pod = PodView {
+                ephemeral,
+                runner_id: Some(3),
+                ..running()
+            };
+            assert_eq!(begin(&pod, t(0)), Next::Remove { id: 3 }, "{name}");
+            assert_eq!(after_removal(&pod, answer, t(0)), next, "{name}");
+        }
+    }
+
     #[test]
     fn nobody_is_safe_on_an_unclear_answer() {
         let pod = running();

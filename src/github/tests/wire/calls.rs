@@ -1,8 +1,8 @@
 //! Each operation's answers, deadlines, limits; and that secrets stay out of errors.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use muster_core::scope::Scope;
 use muster_github::{Auth, BuildError, Error, ErrorClass, GitHub, Removal, Shared, UrlSettings, Urls};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -60,6 +60,34 @@ async fn a_base_path_that_begins_like_the_calls_path_is_kept() {
         rig.fake.take()[0].path,
         "/o/orgs/acme/actions/runners?per_page=100"
     );
+}
+
+#[tokio::test]
+async fn a_build_without_a_version_says_so() {
+    let fake = Fake::start().await;
+    fake.script(|_| Reply::listing(&[]));
+    let shared = Shared::builder(Arc::new(|| Timestamp::UNIX_EPOCH))
+        .without_proxy()
+        .build()
+        .unwrap();
+    let urls = Urls::resolve(&UrlSettings {
+        api: Some(fake.base.clone()),
+        ..UrlSettings::default()
+    });
+    let github = GitHub::new(token("a"), urls.unwrap(), &shared).unwrap();
+    github.list_runners(&acme()).await.unwrap();
+    assert_eq!(
+        fake.take()[0].header("user-agent"),
+        "actions-runner-controller/NA"
+    );
+}
+
+#[tokio::test]
+async fn nothing_to_list_is_an_empty_list() {
+    let rig = Rig::new().await;
+    let github = rig.client(token("a"));
+    rig.fake.script(|_| Reply::new(204, ""));
+    assert!(github.list_runners(&acme()).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -179,6 +207,7 @@ async fn only_201_with_a_token_is_a_registration_token() {
         (201, "", ErrorClass::Bug),
         (201, "{}", ErrorClass::Bug),
         (201, r#"{"token":"t","expires_at":"soon"}"#, ErrorClass::Bug),
+        (400, "{}", ErrorClass::Rejected),
         (401, "{}", ErrorClass::Unauthorized),
         (403, "{}", ErrorClass::Forbidden),
         (404, "{}", ErrorClass::NotFound),

@@ -1,0 +1,74 @@
+//! Items on a real control plane: every shape of a pod, a busy runner never killed, swapped jobs, what jobs leave.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::{
+    control_plane::ControlPlane,
+    scenarios::{interleavings, shapes, swaps},
+    world::Kind,
+};
+
+use super::super::{Running, Verdict};
+
+/// Shapes that were promised.
+const SHAPES: usize = 40;
+/// Interleavings that were promised.
+const SEEDS: u64 = 100;
+/// Worlds at once: two processes of each wait most of the time.
+const AT_ONCE: usize = 10;
+/// Swapped jobs that were promised.
+const JOBS: usize = 200;
+
+/// Each shape strictly validated, after its snapshot was compared.
+pub(super) async fn shapes(running: &Running<'_>) -> Result<Verdict> {
+    let names = [
+        "every_shape_is_as_it_was",
+        "every_field_of_a_runner_is_in_some_shape",
+    ];
+    let snapshots = super::decisions::core_tests(running, "256", &names, |_| String::new()).await?;
+    if !snapshots.ok {
+        return Ok(snapshots);
+    }
+    let figures = running
+        .scenario(async {
+            let plane = ControlPlane::start().await?;
+            shapes::run(&plane).await
+        })
+        .await?;
+    let refused = figures.refused.first().map(String::as_str).unwrap_or_default();
+    Ok(Verdict::new(
+        figures.refused.is_empty() && figures.shapes >= SHAPES,
+        format!(
+            "{} shapes as in their snapshots, every field in one of them; {} objects accepted by the API server, {} refused{refused}",
+            figures.shapes,
+            figures.accepted,
+            figures.refused.len()
+        ),
+    ))
+}
+
+pub(super) async fn interleavings(running: &Running<'_>) -> Result<Verdict> {
+    let figures = running
+        .scenario(async {
+            let plane = Arc::new(ControlPlane::start().await?);
+            Ok(interleavings::run(&plane, Kind::RunnerDeployment, 0..SEEDS, AT_ONCE).await)
+        })
+        .await?;
+    Ok(Verdict::new(figures.is_good(), figures.line()))
+}
+
+pub(super) async fn swaps(running: &Running<'_>) -> Result<Verdict> {
+    let figures = running
+        .scenario(async {
+            let plane = Arc::new(ControlPlane::start().await?);
+            let world = swaps::builder(Kind::RunnerDeployment, 1)
+                .on(plane)
+                .start()
+                .await?;
+            swaps::run(&world, JOBS, 1).await
+        })
+        .await?;
+    Ok(Verdict::new(figures.is_good(JOBS), figures.line()))
+}
