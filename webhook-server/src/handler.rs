@@ -107,6 +107,16 @@ impl App {
         }
     }
 
+    /// The autoscalers that are known.
+    pub(crate) fn autoscalers(&self) -> Vec<Arc<AutoscalerView>> {
+        self.index.views()
+    }
+
+    /// Whether any autoscaler waits for other events than jobs'.
+    pub(crate) fn waits_for_events(&self) -> bool {
+        self.index.has_event_triggers()
+    }
+
     /// Room for a large body.
     ///
     /// # Errors

@@ -167,6 +167,16 @@ impl Index {
         route_event(event, &self.read().routing, visibility)
     }
 
+    /// What routing knows of all autoscalers.
+    pub fn views(&self) -> Vec<std::sync::Arc<AutoscalerView>> {
+        self.read().routing.iter().cloned().collect()
+    }
+
+    /// Whether an autoscaler has a trigger for other events than jobs.
+    pub fn has_event_triggers(&self) -> bool {
+        self.read().routing.has_event_triggers()
+    }
+
     /// What routing knows of an autoscaler.
     pub fn view(&self, id: &AutoscalerId) -> Option<std::sync::Arc<AutoscalerView>> {
         self.read().routing.get(id).cloned()

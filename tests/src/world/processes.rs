@@ -42,6 +42,8 @@ pub(super) struct Settings {
     pub(super) webhook_flags: Vec<String>,
     pub(super) webhook_program: Option<PathBuf>,
     pub(super) replay: Replay,
+    /// The webhook servers' login as a GitHub App; with none it is a token.
+    pub(super) app_flags: Vec<String>,
 }
 
 /// Whether the webhook servers may ask GitHub about deliveries that they missed.
@@ -70,6 +72,7 @@ impl Default for Settings {
             webhook_flags: Vec::new(),
             webhook_program: None,
             replay: Replay::default(),
+            app_flags: Vec::new(),
         }
     }
 }
@@ -255,12 +258,17 @@ impl World {
         let namespace = (!settings.cluster_wide).then(|| self.ns.clone());
         let base = self.github.base_url();
         let mut webhook_flags = settings.webhook_flags;
+        let is_app = !settings.app_flags.is_empty();
         if settings.replay != Replay::NoLogin {
-            webhook_flags.extend([
-                format!("--github-token={DEFAULT_TOKEN}"),
-                format!("--github-url={base}"),
-                format!("--replay-lease-namespace={}", self.ns),
-            ]);
+            webhook_flags.push(format!("--replay-lease-namespace={}", self.ns));
+            if is_app {
+                webhook_flags.extend(settings.app_flags);
+            } else {
+                webhook_flags.extend([
+                    format!("--github-token={DEFAULT_TOKEN}"),
+                    format!("--github-url={base}"),
+                ]);
+            }
         }
         if settings.replay == Replay::Allowed {
             grant_replay_lease(&self.client, &self.ns).await?;
@@ -317,6 +325,10 @@ impl World {
             };
             let mut made = config.command()?;
             made.command.name.clone_from(&component);
+            if is_app {
+                let env = &mut made.command.env;
+                env.insert("GITHUB_ENTERPRISE_URL".to_owned(), self.github.base_url());
+            }
             if let Some(program) = &settings.webhook_program {
                 made.command.program.clone_from(program);
             }

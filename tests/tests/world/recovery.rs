@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use kube::api::{Patch, PatchParams};
+use muster_crds::legacy::HorizontalRunnerAutoscaler;
 use muster_tests::{
     github::{Family, Fault, FaultKind, WebhookChaos},
     scenarios::recovery::{self, BOTH, Loops, Losses, QUEUE, Quiet, REPLAY, calls, losses, quiet},
     world::World,
 };
+use serde_json::json;
 use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -228,8 +231,67 @@ async fn without_permission_for_deliveries_replay_backs_off_and_says_so_once() {
         })
         .await
         .unwrap();
+    world
+        .until("the condition is there", MINUTE, async |world: &World| {
+            let status = world.get_autoscaler("pool").await?.status.unwrap_or_default();
+            let mut conditions = status.conditions.into_iter().flatten();
+            Ok(conditions.any(|condition| {
+                condition.type_ == "DeliveriesReplayed"
+                    && condition.status == "False"
+                    && condition.message.contains("of muster ")
+            }))
+        })
+        .await
+        .unwrap();
     tokio::time::sleep(2 * PERIOD).await;
     assert_eq!(calls(&world, "deliveries"), 1);
     let log = std::fs::read_to_string(world.dir().join("github-webhook-server.log")).unwrap();
     assert_eq!(log.matches("does not show the deliveries").count(), 1);
+}
+
+/// Whoever replaces the list has their way, but jobs that wait do not wait for the next period.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_somebody_empties_is_told_of_and_compared_with_the_queue_at_once() {
+    let world = recovery::pool("recovery-emptied", QUEUE, 2 * MINUTE, WebhookChaos::default())
+        .await
+        .unwrap();
+    let api = world.api::<HorizontalRunnerAutoscaler>();
+    let patch = async |spec: serde_json::Value| {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        api.patch("pool", &PatchParams::default(), &patch).await.unwrap();
+    };
+    patch(json!({"maxReplicas": 0})).await;
+    world.queue_jobs(3, Duration::from_millis(200));
+    world
+        .until("the queue was looked at", MINUTE, async |world: &World| {
+            let looks = world.metric(
+                "manager",
+                "muster_queue_reconciliations_total",
+                &["outcome=\"ok\""],
+            );
+            Ok(looks.await? == 1 && world.leftovers().await?.live_reservations == 3)
+        })
+        .await
+        .unwrap();
+    patch(json!({"capacityReservations": null})).await;
+    world
+        .until("the jobs count again", MINUTE, async |world: &World| {
+            Ok(drift(world, "missing").await == 3 && world.leftovers().await?.live_reservations == 3)
+        })
+        .await
+        .unwrap();
+    world
+        .until("the condition says so", MINUTE, async |world: &World| {
+            let status = world.get_autoscaler("pool").await?.status.unwrap_or_default();
+            let mut conditions = status.conditions.into_iter().flatten();
+            Ok(conditions.any(|condition| {
+                condition.type_ == "LedgerReplaced"
+                    && condition.status == "True"
+                    && condition.message.starts_with("3 entries vanished")
+            }))
+        })
+        .await
+        .unwrap();
+    patch(json!({"maxReplicas": 3})).await;
+    world.until_jobs_done(MINUTE).await.unwrap();
 }

@@ -3,6 +3,7 @@
 //! One replica at a time does it, by a Lease whose annotation keeps the hooks and how far their logs were read. Hooks are learned from
 //! the deliveries that arrive, or configured. Which deliveries are missed is decided in `core::autoscale::recovery::replay`.
 
+mod condition;
 mod heard;
 mod metrics;
 mod place;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::handler::App;
+use condition::Conditions;
 use place::{Place, Taken};
 
 /// Hooks that are kept; deliveries of further ones are not looked for.
@@ -101,6 +103,9 @@ struct HookRecord {
     hook: HookName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cursor: Option<Cursor>,
+    /// GitHub does not show its deliveries, and conditions say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    refused: bool,
 }
 
 /// How far one hook's log was read.
@@ -171,7 +176,8 @@ impl Replay {
             return;
         };
         let mut worker = Worker {
-            place: Place::new(client, &namespace, &self.settings, period),
+            place: Place::new(client.clone(), &namespace, &self.settings, period),
+            conditions: Conditions::new(client),
             hooks: BTreeMap::new(),
             seen: Seen::default(),
             budget: Budget::new(Instant::now()),
@@ -179,14 +185,17 @@ impl Replay {
             replay: self,
         };
         loop {
+            let begun = Instant::now();
             let wait = tokio::select! {
                 () = stop.cancelled() => break,
                 wait = worker.turn() => wait,
             };
+            // A period from one turn's begin to the next one's, with a pause where a turn takes that long.
+            let due = (begun + wait).max(Instant::now() + period / 10);
             let news = worker.replay.heard.news();
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep_until(due) => {}
                 // A new hook is written down at once, so that a successor knows it.
                 () = news => tokio::time::sleep(Duration::from_millis(200)).await,
             }
@@ -211,6 +220,7 @@ impl Replay {
 struct Worker {
     replay: Replay,
     place: Place,
+    conditions: Conditions,
     hooks: BTreeMap<HookName, HookState>,
     seen: Seen,
     budget: Budget,
@@ -219,7 +229,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// One turn over all hooks, if it is ours; how long to wait for the next.
+    /// One turn over all hooks, if it is ours; how long after its begin the next is due.
     async fn turn(&mut self) -> Duration {
         let period = self.replay.settings.period;
         let record = match self.place.take().await {
@@ -257,14 +267,16 @@ impl Worker {
         }
         self.replay.metrics.enabled.set(1);
         self.learn(record.clone());
+        self.tell(true).await;
         self.scan_all().await;
+        self.tell(false).await;
         let after = self.record();
         if after != record
             && let Err(error) = self.place.save(&after.text()).await
         {
             tracing::debug!(error = %chain(&error), "Could not note how far delivery logs were read.");
         }
-        jittered(period)
+        period
     }
 
     /// Takes in the hooks of the annotation, of what arrived and of the flags.
@@ -272,6 +284,7 @@ impl Worker {
         for known in record.hooks {
             self.hooks.entry(known.hook).or_insert_with(|| HookState {
                 cursor: known.cursor,
+                is_told: known.refused,
                 ..HookState::default()
             });
         }
@@ -295,9 +308,11 @@ impl Worker {
         if unknown.is_empty() || record.hooks.len() >= MOST_HOOKS {
             return;
         }
-        record
-            .hooks
-            .extend(unknown.into_iter().map(|hook| HookRecord { hook, cursor: None }));
+        record.hooks.extend(unknown.into_iter().map(|hook| HookRecord {
+            hook,
+            cursor: None,
+            refused: false,
+        }));
         // The leader writes too; whoever loses the race tries again in the next period.
         if let Err(error) = self.place.save(&record.text()).await {
             tracing::debug!(error = %chain(&error), "Could not tell the leader of delivery replay about a hook.");
@@ -308,9 +323,26 @@ impl Worker {
         let hooks = self.hooks.iter().map(|(hook, state)| HookRecord {
             hook: hook.clone(),
             cursor: state.kept(),
+            refused: state.is_told,
         });
         Record {
             hooks: hooks.collect(),
+        }
+    }
+
+    /// Says on the autoscalers which hooks are refused; before the first scan it is what an earlier process has said.
+    async fn tell(&mut self, is_before: bool) {
+        let refused: Vec<&HookName> = self
+            .hooks
+            .iter()
+            .filter(|(_, state)| state.is_told)
+            .map(|(hook, _)| hook)
+            .collect();
+        let (views, now) = (self.replay.app.autoscalers(), self.replay.clock.now());
+        if is_before {
+            self.conditions.take_over(&views, &refused, now);
+        } else {
+            self.conditions.tell(&views, &refused, now).await;
         }
     }
 
@@ -373,7 +405,7 @@ fn is_refused(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_forbidden() || status.code == 401)
 }
 
-/// Up to a tenth longer, so that hooks are not asked about in step.
+/// Up to a tenth longer, so that replicas do not ask for the Lease in step.
 fn jittered(period: Duration) -> Duration {
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
     let tenth = period / 10;
@@ -394,17 +426,19 @@ mod tests {
                         id: 9,
                         at: Timestamp::from_second(1_700_000_000).unwrap(),
                     }),
+                    refused: true,
                 },
                 HookRecord {
                     hook: "app".parse().unwrap(),
                     cursor: None,
+                    refused: false,
                 },
             ],
         };
         let text = record.text();
         assert_eq!(
             text,
-            r#"{"hooks":[{"type":"repository","name":"acme/api","id":7,"cursor":{"id":9,"at":"2023-11-14T22:13:20Z"}},{"type":"integration","name":"","id":0}]}"#
+            r#"{"hooks":[{"type":"repository","name":"acme/api","id":7,"cursor":{"id":9,"at":"2023-11-14T22:13:20Z"},"refused":true},{"type":"integration","name":"","id":0}]}"#
         );
         assert_eq!(Record::parse(Some(&text)), record);
         for broken in [None, Some(""), Some("{"), Some("[]"), Some(r#"{"hooks":[{}]}"#)] {

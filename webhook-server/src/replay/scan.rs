@@ -61,7 +61,7 @@ pub(super) async fn scan(
     for missed in missed {
         seen.insert(&missed.guid);
         replay.metrics.missed.inc();
-        if !missed.is_useful() {
+        if !missed.is_useful() || missed.is_trigger() && !replay.app.waits_for_events() {
             replay.metrics.recovered("irrelevant");
         } else if missed.is_trigger() && missed.is_stale(now) {
             // What it would add has been of no use for so long; that it is known now costs no call.

@@ -174,7 +174,7 @@ impl Desk {
             }
             let Some(room) = slot.room.take() else { continue };
             // The next look begins a period after this one began.
-            slot.due = now + period + jitter(period / 10);
+            slot.due = now + period;
             tracing::trace!(repository = ?place, heat = ?wanted.heat, "A look at the queue begins.");
             let look = look::look(
                 Arc::clone(&self.context),
