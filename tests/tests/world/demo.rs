@@ -6,13 +6,14 @@ use muster_tests::{
     control_plane::ControlPlane,
     demo::{self, Options, Outcome},
     terminal::Terminal,
+    world::Kind,
 };
 use tokio_util::sync::CancellationToken;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_demo_runs_every_job_and_leaves_nothing() {
+async fn the_demo_runs_every_job_and_leaves_nothing(kind: Kind) {
     let plane = ControlPlane::shared().await.unwrap();
     let options = Options {
+        kind,
         jobs: Some(6),
         wave: Some(4),
         job_seconds: Duration::from_millis(300),
@@ -42,7 +43,12 @@ async fn the_demo_runs_every_job_and_leaves_nothing() {
         );
     }
     assert_eq!(line["github_calls"]["registration_token"], 1, "{line}");
+    for field in ["volumes_created", "volumes_reused", "volume_leaks"] {
+        assert_eq!(line[field].is_u64(), kind == Kind::RunnerSet, "{line}");
+    }
 }
+
+over_both_kinds!(the_demo_runs_every_job_and_leaves_nothing);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demo_that_is_told_to_stop_ends() {
