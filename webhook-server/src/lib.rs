@@ -235,12 +235,7 @@ impl Server {
             },
         ));
         let unmatched = UnmatchedLog::default();
-        let home = settings
-            .watch_namespace
-            .clone()
-            .unwrap_or_else(|| client.default_namespace().to_owned());
-        let (notices, write_notices) = Notices::new(client.clone(), clock.clone(), home, stop.clone());
-        tasks.spawn(write_notices);
+        let notices = notices(settings.watch_namespace.clone(), (&client, &clock), &tasks, &stop);
         let heard = Heard::default();
         let replay_metrics = ReplayMetrics::register(&mut registry);
         let app = Arc::new(App::new(
@@ -301,6 +296,19 @@ impl Server {
         tasks.wait().await;
         tracing::info!("Stopped");
     }
+}
+
+/// Events about jobs that are in no ledger.
+fn notices(
+    home: Option<String>,
+    (client, clock): (&Client, &Clock),
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Notices {
+    let home = home.unwrap_or_else(|| client.default_namespace().to_owned());
+    let (notices, write) = Notices::new(client.clone(), clock.clone(), home, stop.clone());
+    tasks.spawn(write);
+    notices
 }
 
 /// Delivery replay, where it is wanted and there is a login for it.

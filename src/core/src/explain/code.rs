@@ -88,7 +88,7 @@ codes! {
     WebhookNotReceived: "Look at the webhook's recent deliveries on GitHub (event Workflow jobs, same secret), and switch on queue reconciliation or delivery replay.",
     /// The image of a runner pod cannot be had.
     ImagePullFailed: "Correct spec.image or give the pods an imagePullSecret.",
-    /// A container refers to a Secret, ConfigMap or key that does not exist.
+    /// A container refers to a Secret, `ConfigMap` or key that does not exist.
     ContainerConfigInvalid: "Create the Secret, ConfigMap or key that the message names, or take it out of the template.",
     /// A volume of a runner pod cannot be mounted.
     VolumeNotMounted: "See that the claim, Secret or ConfigMap of the volume exists and is bound, and that its driver works.",

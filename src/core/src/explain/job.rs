@@ -60,7 +60,7 @@ impl JobQuery {
 }
 
 /// An entry of the job.
-struct Entry<'a> {
+struct Held<'a> {
     autoscaler: &'a HorizontalRunnerAutoscaler,
     entry: &'a CapacityReservation,
     key: JobKey,
@@ -118,7 +118,7 @@ fn find<'a>(
     namespace: Option<&str>,
     query: &JobQuery,
     now: Timestamp,
-) -> Option<Entry<'a>> {
+) -> Option<Held<'a>> {
     let entries = observed
         .autoscalers
         .iter()
@@ -144,7 +144,7 @@ fn find<'a>(
         });
     entries
         .filter_map(|(autoscaler, entry)| match reservation::classify(entry) {
-            Kind::Job { key, runner } if query.is(&key) => Some(Entry {
+            Kind::Job { key, runner } if query.is(&key) => Some(Held {
                 autoscaler,
                 entry,
                 key,
@@ -196,7 +196,7 @@ fn unheard(observed: &Observed, namespace: Option<&str>, subject: &Subject) -> R
     Reason::new(Code::WebhookNotReceived, subject.clone(), sentence)
 }
 
-fn of_job(code: Code, found: &Entry<'_>, sentence: String) -> Reason {
+fn of_job(code: Code, found: &Held<'_>, sentence: String) -> Reason {
     let namespace = found.autoscaler.namespace().unwrap_or_default();
     Reason::new(
         code,
@@ -205,7 +205,7 @@ fn of_job(code: Code, found: &Entry<'_>, sentence: String) -> Reason {
     )
 }
 
-fn finished(found: &Entry<'_>) -> Reason {
+fn finished(found: &Held<'_>) -> Reason {
     let by = found
         .runner
         .map_or_else(String::new, |runner| format!(" on runner {runner}"));
@@ -213,7 +213,7 @@ fn finished(found: &Entry<'_>) -> Reason {
     of_job(Code::JobFinished, found, sentence)
 }
 
-fn expired(found: &Entry<'_>, now: Timestamp) -> Reason {
+fn expired(found: &Held<'_>, now: Timestamp) -> Reason {
     let at = found.entry.expiration_time.map(|time| time.0);
     let ago = at.map_or_else(String::new, |at| format!(" {} ago", span(now.duration_since(at))));
     let sentence = format!(
@@ -223,7 +223,7 @@ fn expired(found: &Entry<'_>, now: Timestamp) -> Reason {
     of_job(Code::JobExpired, found, sentence).since(at)
 }
 
-fn running(of_pool: &Pool<'_>, found: &Entry<'_>, runner: &str, now: Timestamp) -> Vec<Reason> {
+fn running(of_pool: &Pool<'_>, found: &Held<'_>, runner: &str, now: Timestamp) -> Vec<Reason> {
     let mine = of_pool
         .views()
         .find(|(pod, view)| view.runner_name == runner || pod.name_any() == runner);
@@ -242,7 +242,7 @@ fn running(of_pool: &Pool<'_>, found: &Entry<'_>, runner: &str, now: Timestamp) 
     reasons
 }
 
-fn queued(of_pool: &Pool<'_>, found: &Entry<'_>, now: Timestamp) -> Vec<Reason> {
+fn queued(of_pool: &Pool<'_>, found: &Held<'_>, now: Timestamp) -> Vec<Reason> {
     let jobs = of_pool.jobs(now);
     let running = jobs.iter().filter(|job| job.runner.is_some()).count();
     let before = jobs
@@ -323,7 +323,7 @@ fn is_idle(view: &PodView, jobs: &[super::facts::LiveJob<'_>]) -> bool {
             .any(|job| job.runner == Some(view.runner_name.as_str()))
 }
 
-fn undispatched(found: &Entry<'_>, idle: &[PodView], age: SignedDuration) -> Reason {
+fn undispatched(found: &Held<'_>, idle: &[PodView], age: SignedDuration) -> Reason {
     let ids: Vec<String> = idle
         .iter()
         .take(5)

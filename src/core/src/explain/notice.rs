@@ -86,11 +86,8 @@ impl JobNotice {
 /// When an Event was last seen.
 pub(super) fn seen_at(event: &Event) -> Option<Timestamp> {
     let last = event.last_timestamp.as_ref().map(|time| time.0);
-    last.or(event.event_time.as_ref().map(|time| time.0)).or(event
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .map(|time| time.0))
+    last.or_else(|| event.event_time.as_ref().map(|time| time.0))
+        .or_else(|| event.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
 #[cfg(test)]

@@ -1,5 +1,11 @@
 //! A table of worlds: what stands in the objects, and what must be the first reason.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    clippy::too_many_lines,
+    reason = "tables of JSON read best as they are"
+)]
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Who asks: the real plugin, as a process, with the token of a ServiceAccount that has the rights of `config/rbac/explain_viewer_role.yaml`.
+//! Who asks: the real plugin, as a process, with the token of a service account that has the rights of `config/rbac/explain_viewer_role.yaml`.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use crate::{
 
 use super::Case;
 
-/// The ServiceAccount.
+/// The service account.
 const ACCOUNT: &str = "explainer";
 /// Plugins that run at a time: the machine has other work as well.
 const AT_ONCE: usize = 4;
@@ -49,7 +49,7 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// Makes the ServiceAccount and gives it the rights of the sample role.
+    /// Makes the service account and gives it the rights of the sample role.
     pub(super) async fn new(worlds: &[World]) -> Result<Self> {
         let world = worlds.first().context("there is no world")?;
         let plane = world.plane().context("the causes need a control plane of ours")?;

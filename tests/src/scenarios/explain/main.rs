@@ -159,7 +159,7 @@ async fn configuration(script: &mut Script<'_>) -> Result<()> {
     script
         .world
         .autoscaler("bad-duration", "bad-duration", |spec| {
-            badly(&mut spec.scale_up_triggers)
+            badly(&mut spec.scale_up_triggers);
         })
         .await?;
     script.case("a duration is none", "pool", "bad-duration", "InvalidSpec");
@@ -203,7 +203,7 @@ async fn routing(script: &mut Script<'_>) -> Result<()> {
     });
     script
         .pool("grouped", |spec| {
-            spec.template.spec.config.group = Some("secluded".to_owned())
+            spec.template.spec.config.group = Some("secluded".to_owned());
         })
         .await?;
     github.add_hook(HookSpec::organization(STRANGER, &world.webhook_url, SECRET));

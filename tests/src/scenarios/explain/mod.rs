@@ -1,5 +1,5 @@
 //! Scripted causes: each makes a pool, a runner or a job wait for one known reason, and `kubectl muster explain` must name that reason first
-//! (90 PAIN-26, FEATURE 5). All run at once, in three namespaces of one control plane, and are asked by a ServiceAccount that may read our kinds,
+//! (90 PAIN-26, FEATURE 5). All run at once, in three namespaces of one control plane, and are asked by a service account that may read our kinds,
 //! pods and Events, and nothing else.
 
 mod ask;
