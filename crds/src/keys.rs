@@ -66,6 +66,8 @@ pub const ANNOTATION_RETAIN_IDLE_UNTIL: &str = "muster.dev/retain-idle-until";
 pub const ANNOTATION_ENDS_ACCOUNTED: &str = "muster.dev/ends-accounted";
 /// Our own: effective time that was served.
 pub const ANNOTATION_SERVED: &str = "muster.dev/served";
+/// Annotation of a busy runner's pod: the annotations that were added because it is busy, separated by commas. Others of their names are the user's.
+pub const ANNOTATION_ADDED_WHILE_BUSY: &str = "muster.dev/added-while-busy";
 /// On a runner pod while it has a job: the PodDisruptionBudget of the namespace selects it.
 pub const LABEL_BUSY: &str = "muster.dev/busy";
 /// Condition of a runner pod, `False` while GitHub gives no clear answer to the removal of its runner.

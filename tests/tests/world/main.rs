@@ -40,6 +40,7 @@ mod kubernetes_mode;
 mod main_job;
 mod manifests;
 mod process;
+mod protection;
 mod recovery;
 mod replay;
 mod runners;

@@ -54,6 +54,11 @@ const COMPONENT: &str = "runnerpod-controller";
 const BUDGET: &str = "muster-busy-runners";
 /// How old GitHub's listing may be in the cache (its `Cache-Control`).
 const LISTING_AGE: SignedDuration = SignedDuration::from_secs(60);
+/// What keeps the cluster autoscaler and Karpenter from evicting a pod.
+const PROTECTION: [(&str, &str); 2] = [
+    (keys::ANNOTATION_CLUSTER_AUTOSCALER_SAFE_TO_EVICT, "false"),
+    (keys::ANNOTATION_KARPENTER_DO_NOT_DISRUPT, "true"),
+];
 /// While a pool fails, a runner that registers is noticed this soon.
 const PROBE_POLL: SignedDuration = SignedDuration::from_secs(3);
 
@@ -113,9 +118,14 @@ pub(super) async fn track(
         ));
     }
 
-    let busy = pool_of(pod).and_then(|pool| ledger_says_busy(context, &pool, &view.runner_name));
-    let mut marks = protection(pod, view, busy);
-    if marks.contains_key(keys::ANNOTATION_KARPENTER_DO_NOT_DISRUPT) && busy == Some(true) {
+    let busy = is_busy(context, pod, view, now).await;
+    let changes = changes_protection(pod, view, busy);
+    let mut marks = if changes {
+        protection(pod, busy)
+    } else {
+        Map::new()
+    };
+    if changes && busy == Some(true) {
         ensure_budget(context, &pod.namespace().unwrap_or_default()).await;
     }
     let mut wait = resync;
@@ -135,10 +145,20 @@ pub(super) async fn track(
     } else if busy != Some(true) {
         wait = wait.min(check_liveness(context, pod, view, now).await?);
     }
-    if !marks.is_empty() {
+    if changes || !marks.is_empty() {
         protect(context, pod, marks, busy).await?;
     }
     Ok(Action::requeue(wait))
+}
+
+/// Whether the runner has a job: by the ledger at once, where none is kept by GitHub's listing, a minute old at most. `None` is unknown and changes nothing.
+async fn is_busy(context: &Context, pod: &Pod, view: &PodView, now: Timestamp) -> Option<bool> {
+    let by_ledger = pool_of(pod).and_then(|pool| ledger_says_busy(context, &pool, &view.runner_name));
+    if by_ledger.is_some() || view.runner_id.is_none() {
+        return by_ledger;
+    }
+    let runner = listed(context, pod, view, false, now).await.ok().flatten();
+    runner.map(|runner| runner.busy)
 }
 
 /// The runner in GitHub's listing: the cached one, or while the pool fails a fresh one, so that a healed pool is noticed at once.
@@ -179,32 +199,35 @@ fn ledger_says_busy(context: &Context, pool: &Pool, runner: &str) -> Option<bool
     known
 }
 
-/// The annotations that change with the pod's being busy. What a user set in the template is left alone.
-fn protection(pod: &Pod, view: &PodView, busy: Option<bool>) -> Map<String, Value> {
-    let mut marks = Map::new();
+/// Whether the pod's protection is not what it should be.
+fn changes_protection(pod: &Pod, view: &PodView, busy: Option<bool>) -> bool {
     let labelled = pod.labels().contains_key(keys::LABEL_BUSY);
     match busy {
-        Some(true) if !labelled && !view.is_stopped() => {
-            for (key, value) in [
-                (keys::ANNOTATION_CLUSTER_AUTOSCALER_SAFE_TO_EVICT, "false"),
-                (keys::ANNOTATION_KARPENTER_DO_NOT_DISRUPT, "true"),
-            ] {
-                if !pod.annotations().contains_key(key) {
-                    marks.insert(key.to_owned(), Value::String(value.to_owned()));
-                }
-            }
-        }
-        Some(false) if labelled => {
-            for (key, value) in [
-                (keys::ANNOTATION_CLUSTER_AUTOSCALER_SAFE_TO_EVICT, "false"),
-                (keys::ANNOTATION_KARPENTER_DO_NOT_DISRUPT, "true"),
-            ] {
-                if pod.annotations().get(key).map(String::as_str) == Some(value) {
-                    marks.insert(key.to_owned(), Value::Null);
-                }
-            }
-        }
-        _ => {}
+        Some(true) => !labelled && !view.is_stopped(),
+        Some(false) => labelled,
+        None => false,
+    }
+}
+
+/// The annotations that change with the pod's being busy. What a user set in the template is left alone.
+fn protection(pod: &Pod, busy: Option<bool>) -> Map<String, Value> {
+    let mut marks = Map::new();
+    let known = pod.annotations();
+    if busy == Some(true) {
+        let missing = PROTECTION.iter().filter(|(key, _)| !known.contains_key(*key));
+        let added: Vec<&str> = missing.clone().map(|(key, _)| *key).collect();
+        marks.insert(
+            keys::ANNOTATION_ADDED_WHILE_BUSY.to_owned(),
+            Value::String(added.join(",")),
+        );
+        marks.extend(missing.map(|(key, value)| ((*key).to_owned(), Value::String((*value).to_owned()))));
+    } else if let Some(added) = known.get(keys::ANNOTATION_ADDED_WHILE_BUSY) {
+        let ours = PROTECTION
+            .iter()
+            .map(|(key, _)| *key)
+            .filter(|key| added.split(',').any(|one| one == *key));
+        marks.extend(ours.map(|key| (key.to_owned(), Value::Null)));
+        marks.insert(keys::ANNOTATION_ADDED_WHILE_BUSY.to_owned(), Value::Null);
     }
     marks
 }
@@ -371,6 +394,58 @@ async fn check_liveness(
                 _ => {}
             }
             Ok(Duration::from_secs(10))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(metadata: Value) -> Pod {
+        serde_json::from_value(json!({ "metadata": metadata })).unwrap()
+    }
+
+    #[test]
+    fn what_the_template_says_about_evictions_outlives_the_job() {
+        let (evict, disrupt) = (PROTECTION[0].0, PROTECTION[1].0);
+        let idle = pod(json!({"annotations": {evict: "false"}}));
+        let marks = protection(&idle, Some(true));
+        assert_eq!(
+            Value::Object(marks),
+            json!({disrupt: "true", "muster.dev/added-while-busy": disrupt})
+        );
+        let busy = pod(
+            json!({"annotations": {evict: "false", disrupt: "true", "muster.dev/added-while-busy": disrupt}}),
+        );
+        let marks = protection(&busy, Some(false));
+        assert_eq!(
+            Value::Object(marks),
+            json!({disrupt: null, "muster.dev/added-while-busy": null})
+        );
+    }
+
+    #[test]
+    fn protection_follows_what_is_known() {
+        let view = PodView {
+            phase: PodPhase::Running,
+            ..PodView::default()
+        };
+        let stopped = PodView {
+            phase: PodPhase::Succeeded,
+            ..view.clone()
+        };
+        let (plain, labelled) = (pod(json!({})), pod(json!({"labels": {keys::LABEL_BUSY: "true"}})));
+        for (pod, view, busy, changes) in [
+            (&plain, &view, Some(true), true),
+            (&plain, &stopped, Some(true), false),
+            (&plain, &view, Some(false), false),
+            (&plain, &view, None, false),
+            (&labelled, &view, Some(true), false),
+            (&labelled, &view, Some(false), true),
+            (&labelled, &view, None, false),
+        ] {
+            assert_eq!(changes_protection(pod, view, busy), changes, "{busy:?}");
         }
     }
 }
