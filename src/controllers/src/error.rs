@@ -231,3 +231,46 @@ pub(crate) fn is_conflict(error: &kube::Error) -> bool {
 pub(crate) fn already_exists(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_already_exists())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(message: &str) -> Error {
+        let status =
+            serde_json::json!({"status": "Failure", "reason": "Forbidden", "code": 403, "message": message});
+        Error::apply("create pod a")(kube::Error::Api(serde_json::from_value(status).unwrap()))
+    }
+
+    #[test]
+    fn admission_is_told_from_the_authorizer_and_the_reason_brings_its_remedy() {
+        let cases = [
+            (
+                "pods \"a\" is forbidden: exceeded quota: q, requested: pods=1",
+                Code::QuotaExceeded,
+            ),
+            (
+                "pods \"a\" is forbidden: violates PodSecurity \"baseline:latest\": privileged",
+                Code::PodSecurityViolated,
+            ),
+            (
+                "admission webhook \"policy.example.com\" denied the request: no",
+                Code::AdmissionDenied,
+            ),
+            (
+                "User \"manager\" cannot create resource \"pods\"",
+                Code::Forbidden,
+            ),
+        ];
+        for (message, code) in cases {
+            let error = refused(message);
+            assert_eq!((error.code(), error.remedy()), (code, code.remedy()), "{message}");
+        }
+        assert_eq!(refused("exceeded quota").class(), Class::Throttled(QUOTA_RETRY));
+        assert_eq!(refused("no").class(), Class::Forbidden);
+        let invalid = Error::Invalid {
+            message: "spec.x: y".to_owned(),
+        };
+        assert_eq!((invalid.reason(), invalid.remedy()), ("InvalidSpec", ""));
+    }
+}

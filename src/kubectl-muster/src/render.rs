@@ -349,6 +349,7 @@ RunnerDeployment ci/linux, scaled by linux
             name: "github".to_owned(),
             limit: 5_000,
             remaining: 12,
+            reset_at: None,
         };
         let expected = "\
 POOL      WANTED  BUSY  IDLE  STARTING  QUEUED  OLDEST  REASON
