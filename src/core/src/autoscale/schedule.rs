@@ -177,8 +177,9 @@ fn read(index: usize, entry: &ScheduledOverride, clock: &Clock) -> Result<Recurr
             path("endTime")
         ));
     }
-    let rule = entry.recurrence_rule.clone().unwrap_or_default();
-    let frequency = match rule.frequency.as_deref().filter(|name| !name.is_empty()) {
+    let rule = entry.recurrence_rule.as_ref();
+    let frequency = rule.and_then(|rule| rule.frequency.as_deref());
+    let frequency = match frequency.filter(|name| !name.is_empty()) {
         None => None,
         Some(name) => Some(Frequency::parse(name).ok_or_else(|| {
             format!(
@@ -194,7 +195,13 @@ fn read(index: usize, entry: &ScheduledOverride, clock: &Clock) -> Result<Recurr
             Clock::Zone(zone) => zone.clone(),
         },
     };
-    let recurrence = Recurrence::new(start.at, end.at, zone, frequency, until(rule.until_time));
+    let recurrence = Recurrence::new(
+        start.at,
+        end.at,
+        zone,
+        frequency,
+        until(rule.and_then(|rule| rule.until_time)),
+    );
     if let Some(longest) = recurrence.exceeds() {
         return Err(format!(
             "{}: {end} is more than {longest} after startTime {start}, so an occurrence would never end before the next begins: correct one of the two",

@@ -138,8 +138,9 @@ impl Recurrence {
                 (0..MOST_STEPS)
                     .map(|step| near - step)
                     .take_while(|units| *units >= 0)
-                    .filter_map(|units| self.occurrence(frequency, units))
-                    .find(|period| period.start <= limit)?
+                    .filter_map(|units| self.start(frequency, units))
+                    .find(|(_, start)| *start <= limit)
+                    .and_then(|start| self.period(start))?
             }
         };
         (last.start <= now && now < last.end).then_some(last)
@@ -153,9 +154,10 @@ impl Recurrence {
         let near = frequency.units(self.first.date(), self.zone.to_datetime(now).date());
         let from = (near - 1).max(0);
         (from..from + MOST_STEPS)
-            .filter_map(|units| self.occurrence(frequency, units))
-            .find(|period| period.start > now)
-            .filter(|period| self.until.is_none_or(|until| period.start <= until))
+            .filter_map(|units| self.start(frequency, units))
+            .find(|(_, start)| *start > now)
+            .filter(|(_, start)| self.until.is_none_or(|until| *start <= until))
+            .and_then(|start| self.period(start))
     }
 
     /// One unit from now by the calendar: upstream reports nothing that begins later.
@@ -176,14 +178,16 @@ impl Recurrence {
             .unwrap_or(Timestamp::MAX)
     }
 
-    fn occurrence(&self, frequency: Frequency, units: i64) -> Option<Period> {
+    /// Where an occurrence begins, by the clock and in time.
+    fn start(&self, frequency: Frequency, units: i64) -> Option<(DateTime, Timestamp)> {
         let day = frequency.day(self.first.date(), units)?;
-        let start = day.to_datetime(self.first.time());
-        let end = start.checked_add(self.length).ok()?;
-        Some(Period {
-            start: self.instant(start)?,
-            end: self.instant(end)?,
-        })
+        let wall = day.to_datetime(self.first.time());
+        Some((wall, self.instant(wall)?))
+    }
+
+    fn period(&self, (wall, start): (DateTime, Timestamp)) -> Option<Period> {
+        let end = self.instant(wall.checked_add(self.length).ok()?)?;
+        Some(Period { start, end })
     }
 
     fn instant(&self, wall: DateTime) -> Option<Timestamp> {
