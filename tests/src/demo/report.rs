@@ -73,7 +73,7 @@ impl From<Leftovers> for LeftBehind {
 
 /// What became of the runners' volumes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Volumes {
+pub struct Storage {
     /// Volumes that were made.
     pub volumes_created: usize,
     /// Times that a runner got a volume that another one had used before.
@@ -131,7 +131,7 @@ pub struct Report {
     pub most_pods: usize,
     /// What became of volumes, where runners have some.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub volumes: Option<Volumes>,
+    pub volumes: Option<Storage>,
     /// From the first job's queueing to the last job's end.
     pub seconds: f64,
     /// From the start of the program until everything was up.
@@ -177,7 +177,7 @@ impl Report {
 
     /// Adds what became of the volumes.
     pub fn read_volumes(&mut self, figures: &VolumeFigures) {
-        self.volumes = Some(Volumes {
+        self.volumes = Some(Storage {
             volumes_created: figures.created,
             volumes_reused: figures.reused,
             volume_leaks: figures.leaks,

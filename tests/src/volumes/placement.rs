@@ -1,4 +1,4 @@
-//! Which node a pod with claims goes to: the scheduler's rules for volumes (binding, node affinity, ReadWriteOncePod).
+//! Which node a pod with claims goes to: the scheduler's rules for volumes (binding, node affinity, `ReadWriteOncePod`).
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,5 +1,4 @@
-//! Pools of runners, whatever keeps them: a scenario that speaks of pools runs over RunnerDeployments and RunnerSets
-//! alike.
+//! Pools of runners, whatever keeps them: a scenario that speaks of pools runs over both kinds alike.
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;

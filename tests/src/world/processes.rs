@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use crate::{
     control_plane::{MANAGER, WEBHOOK_SERVER},
     github::{DEFAULT_TOKEN, HookSpec},
-    process::{ManagerConfig, Process, WebhookServerConfig},
+    process::{Command, ManagerConfig, Process, WebhookServerConfig},
     proxy::{Balancer, FaultProxy},
 };
 
@@ -75,6 +75,15 @@ impl Default for Settings {
             app_flags: Vec::new(),
         }
     }
+}
+
+/// How the managers are started.
+#[derive(Debug, Default)]
+struct ManagerCommands {
+    first: Option<Command>,
+    standby: Option<Command>,
+    /// The certificate that they serve, and where.
+    admission: Option<(Certificate, Vec<u16>)>,
 }
 
 fn webhook_component(replica: usize) -> String {
@@ -255,6 +264,7 @@ impl World {
                 self.proxies.insert(component, proxy);
             }
         }
+        let managers = self.manager_commands(&settings)?;
         let namespace = (!settings.cluster_wide).then(|| self.ns.clone());
         let base = self.github.base_url();
         let mut webhook_flags = settings.webhook_flags;
@@ -272,47 +282,6 @@ impl World {
         }
         if settings.replay == Replay::Allowed {
             grant_replay_lease(&self.client, &self.ns).await?;
-        }
-        let mut manager_flags = settings.manager_flags;
-        if settings.standby {
-            manager_flags.extend([
-                "--enable-leader-election".to_owned(),
-                format!("--leader-election-id={LEASE}"),
-            ]);
-        }
-        let (mut manager, mut standby) = (None, None);
-        let mut admission = None;
-        if settings.manager {
-            let config = ManagerConfig {
-                kubeconfig: self.kubeconfig_of(MANAGER_COMPONENT, MANAGER)?,
-                github_url: base.clone(),
-                runner_github_url: base,
-                github_token: DEFAULT_TOKEN.to_owned(),
-                namespace: namespace.clone(),
-                flags: manager_flags,
-            };
-            let replicas = [
-                (MANAGER_COMPONENT, &mut manager),
-                (STANDBY_COMPONENT, &mut standby),
-            ];
-            for (component, slot) in replicas.into_iter().take(1 + usize::from(settings.standby)) {
-                let mut made = config.command()?;
-                component.clone_into(&mut made.command.name);
-                made.command
-                    .env
-                    .insert("POD_NAMESPACE".to_owned(), self.ns.clone());
-                if settings.admission {
-                    let (certificate, ports) = match &mut admission {
-                        Some(shared) => shared,
-                        None => admission.insert((Certificate::make(self.dir())?, Vec::new())),
-                    };
-                    ports.push(made.webhook_port);
-                    let tmp = certificate.tmp.display().to_string();
-                    made.command.env.insert("TMPDIR".to_owned(), tmp);
-                }
-                self.metrics_urls.insert(component.to_owned(), made.metrics_url);
-                *slot = Some(made.command);
-            }
         }
         let mut servers = Vec::new();
         for replica in 0..replicas {
@@ -342,8 +311,8 @@ impl World {
             None => Ok(None),
         };
         let (manager, standby, servers) = tokio::try_join!(
-            start_some(manager),
-            start_some(standby),
+            start_some(managers.first),
+            start_some(managers.standby),
             futures::future::try_join_all(servers.into_iter().map(start))
         )?;
         *self.manager.lock().await = manager;
@@ -359,10 +328,57 @@ impl World {
         };
         let hook = HookSpec::organization(ORGANIZATION, &self.webhook_url, SECRET);
         self.hook = Some(self.github.add_hook(hook));
-        match admission {
+        match managers.admission {
             Some((certificate, ports)) => self.admit(&certificate, &ports).await,
             None => Ok(()),
         }
+    }
+
+    /// The command lines of the managers, and what the API server needs to know to ask them.
+    fn manager_commands(&mut self, settings: &Settings) -> Result<ManagerCommands> {
+        let mut managers = ManagerCommands::default();
+        if !settings.manager {
+            return Ok(managers);
+        }
+        let mut flags = settings.manager_flags.clone();
+        if settings.standby {
+            flags.extend([
+                "--enable-leader-election".to_owned(),
+                format!("--leader-election-id={LEASE}"),
+            ]);
+        }
+        let base = self.github.base_url();
+        let config = ManagerConfig {
+            kubeconfig: self.kubeconfig_of(MANAGER_COMPONENT, MANAGER)?,
+            github_url: base.clone(),
+            runner_github_url: base,
+            github_token: DEFAULT_TOKEN.to_owned(),
+            namespace: (!settings.cluster_wide).then(|| self.ns.clone()),
+            flags,
+        };
+        let replicas = [
+            (MANAGER_COMPONENT, &mut managers.first),
+            (STANDBY_COMPONENT, &mut managers.standby),
+        ];
+        for (component, slot) in replicas.into_iter().take(1 + usize::from(settings.standby)) {
+            let mut made = config.command()?;
+            component.clone_into(&mut made.command.name);
+            let env = &mut made.command.env;
+            env.insert("POD_NAMESPACE".to_owned(), self.ns.clone());
+            if settings.admission {
+                let (certificate, ports) = match &mut managers.admission {
+                    Some(shared) => shared,
+                    None => managers
+                        .admission
+                        .insert((Certificate::make(self.keeper.dir())?, Vec::new())),
+                };
+                ports.push(made.webhook_port);
+                env.insert("TMPDIR".to_owned(), certificate.tmp.display().to_string());
+            }
+            self.metrics_urls.insert(component.to_owned(), made.metrics_url);
+            *slot = Some(made.command);
+        }
+        Ok(managers)
     }
 
     fn kubeconfig_of(&self, component: &str, user: &str) -> Result<std::path::PathBuf> {
