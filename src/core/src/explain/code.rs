@@ -116,6 +116,8 @@ codes! {
     MaxReplicasReached: "Raise spec.maxReplicas, or wait for a running job to end.",
     /// The ended runners are not replaced before the autoscaler asks again.
     EffectiveTimeServed: "Nothing: it ends with the next job, or at the time below.",
+    /// Runners ended and nobody has said which jobs they had: as many jobs are taken for done.
+    EndsUncharged: "Nothing: it ends when the jobs' completed events arrive, or ten minutes after the runners' end. If it is frequent, look at the webhook's recent deliveries on GitHub.",
     /// The job's webhook was lost; queue reconciliation found the job.
     WebhookMissed: "Look at the webhook's recent deliveries on GitHub: they fail or are lost.",
     /// Queue reconciliation may not read the runs of a repository.

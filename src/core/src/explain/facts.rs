@@ -275,6 +275,14 @@ impl<'a> Pool<'a> {
         ephemeral.unwrap_or(true)
     }
 
+    /// Its autoscaler pulls metrics, so that the ledger is not all of the demand.
+    pub(super) fn has_metrics(&self) -> bool {
+        let metrics = self
+            .autoscaler()
+            .and_then(|autoscaler| autoscaler.spec.metrics.as_ref());
+        metrics.is_some_and(|metrics| !metrics.is_empty())
+    }
+
     /// Conditions of the target.
     pub(super) fn conditions(&self) -> &'a [Condition] {
         match self.target {

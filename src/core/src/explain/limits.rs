@@ -9,12 +9,15 @@ use super::{
     text::span,
 };
 use crate::autoscale::{
+    desired::UNCHARGED_LIMIT,
     reservation,
     schedule::{Clock, Window, evaluate},
 };
 
 /// The manager's default of `--default-scale-down-delay`.
 const DEFAULT_DELAY: SignedDuration = SignedDuration::from_mins(10);
+/// What was written this long ago has been looked at, and the status says so.
+const SETTLING: SignedDuration = SignedDuration::from_secs(5);
 /// So many holders of places are named.
 const NAMED: usize = 5;
 
@@ -119,7 +122,41 @@ pub(super) fn reasons(pool: &Pool<'_>, now: Timestamp) -> Vec<Reason> {
         ));
     }
     reasons.extend(kept(pool, autoscaler, &bounds, demand, now));
+    reasons.extend(uncharged(pool, autoscaler, &bounds, demand, now));
     reasons
+}
+
+/// A number that is lower than the ledger says, although the manager has seen all of it: it counts ends that no event has named (spec 20).
+fn uncharged(
+    pool: &Pool<'_>,
+    autoscaler: &HorizontalRunnerAutoscaler,
+    bounds: &Bounds,
+    demand: i64,
+    now: Timestamp,
+) -> Option<Reason> {
+    let newest = reservation::live(pool.ledger(), now)
+        .into_iter()
+        .filter_map(|entry| entry.effective_time)
+        .max()?
+        .0;
+    // The status follows the target within a second.
+    let has_settled = now.duration_since(newest) > SETTLING;
+    let has_seen = has_settled && pool.effective_time().is_some_and(|seen| seen >= newest);
+    if !pool.is_ephemeral() || pool.has_metrics() || !has_seen {
+        return None;
+    }
+    let counted = bounds.min.saturating_add(demand).min(bounds.max);
+    let desired = autoscaler.status.as_ref()?.desired_replicas?;
+    let missing = counted.checked_sub(desired).filter(|missing| *missing > 0)?;
+    let object = subject_of(autoscaler);
+    if now.duration_since(newest) > UNCHARGED_LIMIT.saturating_mul(2) {
+        let sentence = format!("{counted} runners are wanted, and the manager still says {desired}");
+        return Some(Reason::new(Code::NotReconciled, object, sentence).since(Some(newest)));
+    }
+    let sentence = format!(
+        "{missing} of {demand} jobs are taken for done: as many runners ended, and no event has said yet which jobs they had"
+    );
+    Some(Reason::new(Code::EndsUncharged, object, sentence))
 }
 
 /// A number that is not lowered yet.

@@ -426,13 +426,6 @@ fn of_hold(hold: Hold, set: Subject, wanted: usize, alive: usize) -> Reason {
 fn settled(pool: &Pool<'_>, now: Timestamp) -> Reason {
     let wanted = wanted(pool, now);
     let existing = existing(pool, now);
-    let has_metrics = pool.autoscaler().is_some_and(|autoscaler| {
-        autoscaler
-            .spec
-            .metrics
-            .as_ref()
-            .is_some_and(|metrics| !metrics.is_empty())
-    });
     let replicas = wanted.replicas.unwrap_or(0);
     if i64::try_from(existing.runners).unwrap_or(i64::MAX) < replicas {
         let sentence = format!(
@@ -441,7 +434,7 @@ fn settled(pool: &Pool<'_>, now: Timestamp) -> Reason {
         );
         return Reason::new(Code::WaitingForPod, pool.subject(), sentence);
     }
-    if pool.autoscaler().is_some() && wanted.demand == 0 && !has_metrics && existing.busy == 0 {
+    if pool.autoscaler().is_some() && wanted.demand == 0 && !pool.has_metrics() && existing.busy == 0 {
         let sentence = format!(
             "no job is queued, so the minimum of {} runners is kept",
             wanted.min.unwrap_or(0).max(0)

@@ -227,6 +227,25 @@ fn a_scheduled_maximum_is_named_as_such() {
 }
 
 #[test]
+fn jobs_whose_runners_ended_unnamed_are_taken_for_done() {
+    let mut observed = pool(0).entry("1/2", 1, 60);
+    observed.deployments[0].spec.effective_time = read(json!(ago(60)));
+    observed.replica_sets[0].spec.effective_time = read(json!(ago(60)));
+    for question in ["pool linux", "job 1/2"] {
+        let first = of(question, &observed).reasons.remove(0);
+        assert_eq!(first.code, Code::EndsUncharged, "{question}");
+        assert!(first.sentence.contains("1 of 1 jobs"), "{}", first.sentence);
+    }
+    let long = observed.autoscalers[0]
+        .spec
+        .capacity_reservations
+        .as_mut()
+        .unwrap();
+    long[0].effective_time = read(json!(ago(1_500)));
+    assert_eq!(of("pool linux", &observed).reasons[0].code, Code::NotReconciled);
+}
+
+#[test]
 fn totals_have_a_line_for_each_pool() {
     let observed = pool(2).entry("1/1@a", 1, 300).entry("1/3", 1, 40).idle("a");
     let lines = totals(&observed, None, now());
