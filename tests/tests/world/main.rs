@@ -43,6 +43,7 @@ mod process;
 mod protection;
 mod recovery;
 mod replay;
+mod runner_set;
 mod runners;
 mod shapes;
 mod swaps;

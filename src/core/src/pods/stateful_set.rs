@@ -148,13 +148,10 @@ pub fn new_name(set: &str, entropy: u128) -> String {
     name
 }
 
-/// Number of the one pod of a StatefulSet.
-pub fn ordinal(set: &StatefulSet) -> i32 {
-    set.spec
-        .ordinals
-        .as_ref()
-        .and_then(|ordinals| ordinals.start)
-        .unwrap_or(0)
+/// Number of the one pod of each StatefulSet of this RunnerSet.
+pub fn first_ordinal(set: &RunnerSet) -> i32 {
+    let ordinals = set.spec.ordinals.as_ref();
+    ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0)
 }
 
 /// Name of the one pod of a StatefulSet.

@@ -1,11 +1,13 @@
 //! RunnerSet: a StatefulSet per runner, with volumes that outlive it (spec 02 §9). What it shares with a RunnerReplicaSet is in `owner_set`.
 //! gather → check → plan → apply → report
 
+mod claims;
+mod kept;
+mod offer;
 pub(crate) mod storage;
-mod volumes;
 pub(super) mod watches;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -91,7 +93,7 @@ pub(super) async fn reconcile(set: Arc<RunnerSet>, context: Arc<Context>) -> Res
     let (mut new, mut retry_at) = (Vec::new(), None);
     if decided.creates() > 0 {
         begin_record(&context, &set).await?;
-        let reserved = volumes::reserve(&context, &set, &decided.owners, decided.creates(), now).await?;
+        let reserved = offer::reserve(&context, &set, &decided.owners, decided.creates(), now).await?;
         new.extend(reserved.names.iter().map(|name| blueprint.named(name, now)));
         retry_at = reserved.retry_at;
     }
@@ -235,18 +237,4 @@ async fn report_pods(
     };
     conditions::report(&context.client, set, &verdict, now).await;
     podless.filter_map(due).filter(|at| *at > now).min()
-}
-
-/// Names of the claims of these StatefulSets.
-fn claims_of<'a>(
-    set: &RunnerSet,
-    stateful_sets: impl IntoIterator<Item = (&'a str, i32)>,
-) -> BTreeSet<String> {
-    let mut claims = BTreeSet::new();
-    for (name, ordinal) in stateful_sets {
-        for (template, _) in stateful_set::claim_templates(set) {
-            claims.insert(stateful_set::claim_name(template, name, ordinal));
-        }
-    }
-    claims
 }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{Queues, api, count_failure, drive, place, report_failure, wait_until, wake_autoscalers},
-    volumes,
+    claims, kept, offer,
 };
 use crate::{
     context::{Caches, Context},
@@ -125,11 +125,11 @@ impl Feeds {
             self.volumes.wakes(move |volume| {
                 let name = volume.name_any();
                 if context.caches.volumes.get("", &name).is_none() {
-                    context.storage.forget(&volumes::when_free(&name));
+                    context.storage.forget(&kept::when_free(&name));
                     context.storage.forget(&volume.uid().unwrap_or_default());
                 }
                 wake.volumes.add("", &name);
-                if let Some((namespace, set)) = volumes::keeper(volume) {
+                if let Some((namespace, set)) = offer::keeper(volume) {
                     wake.runner_sets.add(namespace, set);
                 }
             })
@@ -202,7 +202,7 @@ pub(in crate::legacy) async fn control(
         super::reconcile,
         report_failure(name),
     );
-    let claims = drive(
+    let of_claims = drive(
         "runnerpersistentvolumeclaim-controller",
         &caches.claims,
         &queues.claims,
@@ -211,10 +211,10 @@ pub(in crate::legacy) async fn control(
     .run(
         Arc::clone(&context),
         shutdown.clone(),
-        volumes::reconcile_claim,
+        claims::reconcile,
         count_failure,
     );
-    let kept = drive(
+    let of_volumes = drive(
         "runnerpersistentvolume-controller",
         &caches.volumes,
         &queues.volumes,
@@ -223,8 +223,8 @@ pub(in crate::legacy) async fn control(
     .run(
         Arc::clone(&context),
         shutdown.clone(),
-        volumes::reconcile_volume,
+        kept::reconcile,
         count_failure,
     );
-    futures::join!(sets.boxed(), claims.boxed(), kept.boxed());
+    futures::join!(sets.boxed(), of_claims.boxed(), of_volumes.boxed());
 }
