@@ -154,8 +154,10 @@ async fn budget_limit(running: &Running<'_>) -> Result<Verdict> {
     let load = Load {
         limit: 500,
         ephemeral: false,
-        // Beyond the hour for most: what is removed is a tenth of the runners.
-        life: (50, 600),
+        // Beyond the hour for most: a tenth of the runners is removed and replaced.
+        life: (40, 240),
+        // Every listing costs a call: two and a half times as many are wanted as there are.
+        etags: false,
         ..HOUR
     };
     let hour = running.scenario(budgets::simulate(&load)).await?;
@@ -164,9 +166,12 @@ async fn budget_limit(running: &Running<'_>) -> Result<Verdict> {
         && hour.charged <= 500
         && hour.critical >= 300
         && hour.critical_wait <= Duration::from_secs(5)
+        && hour.waits > 0
+        // Fair turns are four minutes apart; who comes back when another of its scope has just been served waits for the next.
+        && hour.longest_gap <= Duration::from_mins(20)
         && hour.starved == 0;
     let figure = format!(
-        "{} calls charged of 500 and {} free, {} refused; {} tokens and removals, the longest wait {:?}; listings told to wait {} times, the longest          gap of an autoscaler {} s",
+        "{} calls charged of 500 and {} free, {} refused; {} tokens and removals, the longest wait {:?}; listings told to wait {} times, the longest gap of an autoscaler {} s",
         hour.charged,
         hour.free,
         hour.refused,

@@ -54,6 +54,8 @@ pub struct FakeGitHubOptions {
     pub rate_limit: u64,
     /// `max-age` of answers to GET, in seconds.
     pub max_age: u64,
+    /// Whether answers to GET have an `ETag`, so that they can be confirmed by a 304.
+    pub etags: bool,
     /// An agent that is silent for longer is offline.
     pub offline_after: Duration,
     /// A runner whose job is over for longer without a word is given up.
@@ -82,6 +84,7 @@ impl Default for FakeGitHubOptions {
             installation_token_lifetime: SignedDuration::from_hours(1),
             rate_limit: 5_000,
             max_age: 60,
+            etags: true,
             offline_after: Duration::from_secs(30),
             interrupted_after: Duration::from_secs(30),
             queue_timeout: SignedDuration::from_hours(24),

@@ -19,7 +19,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
     agent::{PREFIX, Register, Registered, RunnerScope},
-    github::{FakeGitHub, FakeGitHubOptions, Family, Fault, FaultKind},
+    github::{FakeGitHub, FakeGitHubOptions, Family},
 };
 
 /// How often a runner's state and an autoscaler's metric are looked at, up to a tenth more.
@@ -97,8 +97,8 @@ struct Runner {
     scope: usize,
     name: String,
     stage: Stage,
-    /// Since when something critical is wanted.
-    wanted: Timestamp,
+    /// Since when something critical has been wanted.
+    wanted: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -142,12 +142,10 @@ impl Hour {
             tokens: (0..load.credentials).map(token).collect(),
             rate_limit: load.limit,
             offline_after: Duration::from_hours(24),
+            etags: load.etags,
             ..FakeGitHubOptions::default()
         })
         .await?;
-        if !load.etags {
-            fake.inject(Fault::on(Family::ListRunners, FaultKind::NoCacheHeaders));
-        }
         let clock = fake.clone();
         let shared = Shared::builder(Arc::new(move || clock.now()))
             .without_proxy()
@@ -168,7 +166,7 @@ impl Hour {
                 scope: number % load.scopes,
                 name: format!("runner-{number}"),
                 stage: Stage::New,
-                wanted: start,
+                wanted: None,
             })));
         }
         for scope in 0..load.scopes {
@@ -325,12 +323,12 @@ impl Place {
             Stage::Ending { id, token } => (*id, token.clone()),
         };
         if matches!(runner.stage, Stage::Alive { .. }) {
-            runner.wanted = self.fake.now();
             runner.stage = Stage::Ending {
                 id,
                 token: token.clone(),
             };
         }
+        runner.wanted.get_or_insert_with(|| self.fake.now());
         if self.load.ephemeral {
             let address = format!("{}{PREFIX}/runners/{id}", self.fake.base_url());
             let answer = self.agent.delete(address).bearer_auth(token).send().await?;
@@ -350,12 +348,13 @@ impl Place {
         let number = self.note(|_, figures| figures.made);
         runner.name = format!("{}-{number}", runner.name.split('+').next().unwrap_or("runner"));
         runner.stage = Stage::New;
-        runner.wanted = self.fake.now();
+        runner.wanted = None;
         Ok(self.fake.now() + SignedDuration::from_secs(1))
     }
 
     async fn create(&self, runner: &mut Runner) -> Result<Timestamp> {
         let scope = Self::scope(runner.scope);
+        runner.wanted.get_or_insert_with(|| self.fake.now());
         let token = match self.github.registration_token(&scope).await {
             Ok(token) => token,
             Err(error) => return waits(&error),
@@ -393,8 +392,9 @@ impl Place {
     }
 
     /// Something critical is done.
-    fn done(&self, runner: &Runner) {
-        let waited = self.fake.now().duration_since(runner.wanted);
+    fn done(&self, runner: &mut Runner) {
+        let now = self.fake.now();
+        let waited = now.duration_since(runner.wanted.take().unwrap_or(now));
         let waited = Duration::try_from(waited).unwrap_or_default();
         self.note(|_, figures| {
             figures.critical += 1;

@@ -290,6 +290,8 @@ async fn mark_busy<S: OwnerSet>(
     else {
         return false;
     };
+    // Without it another runner is chosen, and GitHub's answer to the removal protects the busy one.
+    let github = github.in_lane(muster_github::Lane::Cosmetic);
     let Ok(runners) = github.list_runners(&scope).await else {
         return false;
     };

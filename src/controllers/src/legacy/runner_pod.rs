@@ -21,7 +21,7 @@ use muster_core::{
     scope::Scope,
 };
 use muster_crds::keys;
-use muster_github::{GitHub, Removal};
+use muster_github::{GitHub, Lane, Removal};
 use muster_runtime::drive::Cache;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -44,8 +44,11 @@ pub(super) async fn reconcile(pod: Arc<Pod>, context: Arc<Context>) -> Result<Ac
         return Ok(Action::await_change());
     }
     let now = context.clock.now();
-    let view = context.view(&pod);
+    let mut view = context.view(&pod);
     if view.deletion_at.is_some() {
+        // Its agent was told to stop, and may not have reached GitHub.
+        let told = view.is_stopped() && view.reported && !context.ends.ended_by_itself(&view.uid);
+        view.unregistration_unclear |= told;
         return terminate(&context, &pod, &view, now).await;
     }
     if !super::linked::has_finalizers(&pod) {
@@ -236,6 +239,8 @@ fn give_up(context: &Context, pod: &Pod, view: &PodView, trouble: Option<&Error>
 /// GitHub's id of a runner by its name: from the cached listing, and where that lacks it asked for by name, since "not there" may be a minute old.
 async fn look_up(context: &Context, pod: &Pod, view: &PodView, now: Timestamp) -> Result<Option<u64>, Error> {
     let (github, scope) = access_for_removal(context, pod, now).await?;
+    // A pod cannot go before this is known: as urgent as the removal itself.
+    let github = github.in_lane(Lane::Critical);
     let failed = || Error::github(format!("list the runners of {scope}"), now);
     let cached = github.list_runners(&scope).await.map_err(failed())?;
     let known = cached.iter().find(|runner| runner.name == view.runner_name);

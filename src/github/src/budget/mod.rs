@@ -35,9 +35,9 @@ const MOST_BUCKETS: usize = 32;
 /// How urgent a call is. Later ones come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
-    /// Refines what would also be right without: whom to keep, audits of the queue, replay of deliveries.
+    /// Refines what would also be right without: which runners to keep.
     Cosmetic,
-    /// What decisions are made from: listings of runners, runs and jobs.
+    /// What decisions are made from: listings of runners, runs and jobs, deliveries that failed.
     Reconcile,
     /// Without it jobs wait or pods cannot go: logins, registration tokens, removals.
     Critical,
@@ -62,8 +62,10 @@ impl Lane {
             CallFamily::InstallationToken | CallFamily::RegistrationToken | CallFamily::RemoveRunner => {
                 Self::Critical
             }
-            CallFamily::ListDeliveries | CallFamily::GetDelivery | CallFamily::ListHooks => Self::Cosmetic,
-            CallFamily::ListRunners
+            CallFamily::ListDeliveries
+            | CallFamily::GetDelivery
+            | CallFamily::ListHooks
+            | CallFamily::ListRunners
             | CallFamily::RunnerGroups
             | CallFamily::ListRuns
             | CallFamily::ListJobs

@@ -189,17 +189,17 @@ fn each_lane_has_its_floor() {
     let table = [
         (500, 500, 3600, [true, true, true]),
         (500, 450, 3600, [false, true, true]),
-        (500, 301, 3600, [false, true, true]),
-        (500, 300, 3600, [false, false, true]),
-        (500, 201, 1800, [false, true, true]),
-        (500, 200, 1800, [false, false, true]),
-        (500, 276, 1800, [true, true, true]),
-        (500, 275, 1800, [false, true, true]),
+        (500, 401, 3600, [false, true, true]),
+        (500, 400, 3600, [false, false, true]),
+        (500, 251, 1800, [false, true, true]),
+        (500, 250, 1800, [false, false, true]),
+        (500, 289, 1800, [true, true, true]),
+        (500, 288, 1800, [false, true, true]),
         (500, 102, 1, [true, true, true]),
         (500, 101, 1, [false, false, true]),
         (500, 1, 3600, [false, false, true]),
         (500, 0, 3600, [false, false, false]),
-        (60, 37, 3600, [false, true, true]),
+        (60, 49, 3600, [false, true, true]),
         (1, 1, 3600, [false, false, true]),
     ];
     for (limit, remaining, left, may) in table {
@@ -211,11 +211,11 @@ fn each_lane_has_its_floor() {
 
 #[test]
 fn a_paced_call_is_told_the_very_moment() {
-    let budget = core(500, 300, t(3600));
+    let budget = core(500, 400, t(3600));
     let wait = budget.wait(&in_lane(Lane::Reconcile, "x"), t(0)).unwrap();
-    // One call of the 200 that are spread over an hour.
-    assert_eq!((wait.until, wait.why), (t(18), Why::Hold(Hold::Reserve)));
-    assert!(budget.wait(&in_lane(Lane::Reconcile, "x"), t(17)).is_some());
+    // One call of the 300 that are spread over an hour.
+    assert_eq!((wait.until, wait.why), (t(12), Why::Hold(Hold::Reserve)));
+    assert!(budget.wait(&in_lane(Lane::Reconcile, "x"), t(11)).is_some());
     assert_eq!(budget.wait(&in_lane(Lane::Reconcile, "x"), wait.until), None);
     // What is kept for critical calls comes free with the next window only.
     let budget = core(500, 100, t(3600));
@@ -227,7 +227,7 @@ fn a_paced_call_is_told_the_very_moment() {
 
 #[test]
 fn those_who_wait_are_served_in_their_order_each_at_its_time() {
-    let mut budget = core(500, 300, t(3600));
+    let mut budget = core(500, 400, t(3600));
     let mut until = |question| {
         budget
             .admit(&in_lane(Lane::Reconcile, question), t(0))
@@ -236,25 +236,25 @@ fn those_who_wait_are_served_in_their_order_each_at_its_time() {
     };
     assert_eq!(
         [until("a"), until("b"), until("c"), until("b")],
-        [t(18), t(36), t(54), t(36)]
+        [t(12), t(24), t(36), t(24)]
     );
     let goes =
         |budget: &Budget, question, at| budget.wait(&in_lane(Lane::Reconcile, question), t(at)).is_none();
-    assert!(goes(&budget, "a", 18) && !goes(&budget, "b", 18) && !goes(&budget, "c", 18));
-    assert!(!goes(&budget, "d", 18), "who comes later is served later");
+    assert!(goes(&budget, "a", 12) && !goes(&budget, "b", 12) && !goes(&budget, "c", 12));
+    assert!(!goes(&budget, "d", 12), "who comes later is served later");
     assert!(
-        budget.wait(&in_lane(Lane::Critical, "d"), t(18)).is_none(),
+        budget.wait(&in_lane(Lane::Critical, "d"), t(12)).is_none(),
         "or is more urgent"
     );
     answer(
         &mut budget,
         &in_lane(Lane::Reconcile, "a"),
-        seen("core", 500, 299, t(3600)),
-        t(18),
+        seen("core", 500, 399, t(3600)),
+        t(12),
     );
-    assert!(!goes(&budget, "c", 36) && goes(&budget, "b", 36));
+    assert!(!goes(&budget, "c", 24) && goes(&budget, "b", 24));
     // Who does not come back in time loses the place.
-    assert!(goes(&budget, "c", 54));
+    assert!(goes(&budget, "c", 40));
 }
 
 #[test]

@@ -49,13 +49,13 @@ struct Share {
 }
 
 impl Lane {
-    /// A fifth is kept for what is critical. Reconciles may take two fifths at once and the other two as the hour goes by, so that a
-    /// burst does not leave the rest of the hour with nothing; what is cosmetic gets a tenth at once.
+    /// A fifth is kept for what is critical. Reconciles may take a fifth at once and the other three as the hour goes by, so that a
+    /// burst does not leave the rest of the hour with nothing; what is cosmetic gets a twentieth at once.
     const fn share(self) -> Share {
         match self {
             Self::Critical => Share { kept: 0, paced: 0 },
-            Self::Reconcile => Share { kept: 20, paced: 40 },
-            Self::Cosmetic => Share { kept: 20, paced: 70 },
+            Self::Reconcile => Share { kept: 20, paced: 60 },
+            Self::Cosmetic => Share { kept: 20, paced: 75 },
         }
     }
 }

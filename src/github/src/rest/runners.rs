@@ -175,8 +175,14 @@ impl GitHub {
             let attempt = Attempt::new(CallFamily::ListRunners, what);
             let path = path::of_runners(scope, &attempt)?;
             let path = format!("{path}?name={}", path::escaped(name));
-            let pages = self.pages(&path, &attempt, Freshness::Uncached);
-            let pages = self.bounded(&attempt, pages).await?;
+            let work = |one: Self| {
+                let (path, attempt) = (&path, &attempt);
+                async move {
+                    let pages = one.pages(path, attempt, Freshness::Uncached);
+                    one.bounded(attempt, pages).await
+                }
+            };
+            let pages = self.with_any(&path, &attempt, |_| false, work).await?;
             let mut found = Vec::new();
             for page in &pages {
                 let page = RunnerInfo::on_page(&page.body);

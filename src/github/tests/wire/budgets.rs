@@ -210,7 +210,7 @@ async fn three_credentials_do_the_work_of_three() {
     let three = calls(&rig, &pool(&rig, &["x", "y", "z"])).await;
     assert_eq!(
         (one, three),
-        (40, 120),
+        (20, 60),
         "what may be spent at the beginning of an hour"
     );
     let left: Vec<u32> = accounts
@@ -219,14 +219,14 @@ async fn three_credentials_do_the_work_of_three() {
         .values()
         .map(|a| a.limit - a.used)
         .collect();
-    assert_eq!(left, [60, 60, 60, 60]);
+    assert_eq!(left, [80, 80, 80, 80]);
 }
 
 #[tokio::test]
 async fn a_place_stays_with_its_credential_and_the_others_take_other_places() {
     let rig = Rig::new().await;
     let reset = rig.now() + SignedDuration::from_hours(1);
-    let mut left = BTreeMap::from([("x", 4_000), ("y", 4_000)]);
+    let mut left = BTreeMap::from([("x", 4_900), ("y", 4_900)]);
     rig.fake.script(move |seen| {
         let who = if who(seen) == "x" { "x" } else { "y" };
         let left = left.get_mut(who).unwrap();

@@ -24,6 +24,7 @@ use super::auth::{Caller, Limit};
 use super::faults::FaultKind;
 use super::lock;
 use super::model::ViolationKind;
+use super::options::FakeGitHubOptions;
 use super::server::Core;
 use super::wire::Cut;
 
@@ -98,7 +99,7 @@ pub(crate) async fn handle(
         None => answer_api(&core, &mut ask),
     };
     if method == Method::GET && reply.status == StatusCode::OK && !family.is_agent() {
-        add_cache_headers(&mut reply, &headers, core.options.max_age);
+        add_cache_headers(&mut reply, &headers, &core.options);
     }
     let not_modified = reply.status == StatusCode::NOT_MODIFIED;
     let limit = limit.map(|caller| {
@@ -223,8 +224,9 @@ fn fault_reply(kind: &FaultKind, now: Timestamp) -> Option<Reply> {
 }
 
 /// Adds what caches go by, and answers 304 when the caller has this very body already.
-fn add_cache_headers(reply: &mut Reply, headers: &HeaderMap, max_age: u64) {
+fn add_cache_headers(reply: &mut Reply, headers: &HeaderMap, options: &FakeGitHubOptions) {
     let Some(body) = &reply.body else { return };
+    let max_age = options.max_age;
     let digest = Sha256::digest(body.as_bytes());
     let tag = digest
         .iter()
@@ -243,6 +245,9 @@ fn add_cache_headers(reply: &mut Reply, headers: &HeaderMap, max_age: u64) {
     reply
         .headers
         .push(("vary", "Accept, Authorization, Cookie, X-GitHub-OTP".to_owned()));
+    if !options.etags {
+        return;
+    }
     reply.headers.push(("etag", tag));
     if known {
         reply.status = StatusCode::NOT_MODIFIED;
