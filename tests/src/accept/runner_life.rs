@@ -39,6 +39,11 @@ pub(super) const ITEMS: &[Item] = &[
         |running| Box::pin(live::swaps(running)),
     ),
     item(
+        "linked",
+        "what a job left is given up after 2 minutes where Secrets may not be deleted",
+        |running| Box::pin(live::linked(running)),
+    ),
+    item(
         "faults",
         "thirteen faults of kubelet, node, runner and registration: the place is filled within its deadline",
         |running| Box::pin(faults::faults(running)),

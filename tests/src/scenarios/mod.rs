@@ -12,6 +12,7 @@ pub mod healing;
 pub mod intake;
 pub mod interleavings;
 pub mod kills;
+pub mod linked;
 pub mod recovery;
 pub mod schedule;
 pub mod shapes;

@@ -1,13 +1,13 @@
 //! Items on a real control plane: every shape of a pod, a busy runner never killed, swapped jobs, what jobs leave.
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     control_plane::ControlPlane,
-    scenarios::{interleavings, shapes, swaps},
-    world::Kind,
+    scenarios::{interleavings, linked, shapes, swaps},
+    world::{Kind, World},
 };
 
 use super::super::{Running, Verdict};
@@ -56,6 +56,11 @@ pub(super) async fn interleavings(running: &Running<'_>) -> Result<Verdict> {
             Ok(interleavings::run(&plane, Kind::RunnerDeployment, 0..SEEDS, AT_ONCE).await)
         })
         .await?;
+    if !figures.failures.is_empty() {
+        let log = running.runner.logs.join(format!("{}.log", running.item));
+        let text = figures.failures.join("\n\n");
+        fs::write(&log, text).with_context(|| format!("could not write {}", log.display()))?;
+    }
     Ok(Verdict::new(figures.is_good(), figures.line()))
 }
 
@@ -71,4 +76,30 @@ pub(super) async fn swaps(running: &Running<'_>) -> Result<Verdict> {
         })
         .await?;
     Ok(Verdict::new(figures.is_good(JOBS), figures.line()))
+}
+
+/// The pod of a finished job is not held for ever by Secrets that nobody may delete.
+pub(super) async fn linked(running: &Running<'_>) -> Result<Verdict> {
+    let figures = running
+        .scenario(async {
+            let plane = Arc::new(ControlPlane::start().await?);
+            let world = World::builder("linked").on(plane).start().await?;
+            linked::without_the_right(&world).await
+        })
+        .await?;
+    let (left, gone) = (figures.secret_is_left, figures.job_pod_is_gone);
+    let reasons: Vec<&str> = figures
+        .reasons
+        .iter()
+        .map(String::as_str)
+        .filter(|reason| reason.starts_with("Linked"))
+        .collect();
+    Ok(Verdict::new(
+        figures.is_good(),
+        format!(
+            "held for {:.1} s; the job's pod is gone: {gone}, its Secret is left: {left}; Events {}",
+            figures.held.as_secs_f64(),
+            reasons.join(", ")
+        ),
+    ))
 }
