@@ -53,6 +53,8 @@ struct State {
     ends: HashMap<Pool, Vec<End>>,
     /// UIDs of stopped pods that were counted, until the pod is gone.
     counted: HashSet<String>,
+    /// UIDs of pods that had stopped before anybody deleted them, until the pod is gone.
+    by_themselves: HashSet<String>,
     failures: HashMap<Pool, Failures>,
 }
 
@@ -78,9 +80,14 @@ impl Ends {
         if !is_runner_pod(pod) {
             return;
         }
-        let Some(pool) = pool_of(pod) else { return };
         let view = PodView::of(pod);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if deleted {
+            state.by_themselves.remove(&view.uid);
+        } else if view.is_stopped() && view.deletion_at.is_none() {
+            state.by_themselves.insert(view.uid.clone());
+        }
+        let Some(pool) = pool_of(pod) else { return };
         if view.is_stopped() && state.counted.insert(view.uid.clone()) && view.ephemeral {
             if view.has_ended() {
                 state.sequence += 1;
@@ -105,6 +112,12 @@ impl Ends {
         if deleted {
             state.counted.remove(&view.uid);
         }
+    }
+
+    /// Whether the pod was seen stopped before it was deleted: its runner ended without having been told to.
+    pub(crate) fn ended_by_itself(&self, uid: &str) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.by_themselves.contains(uid)
     }
 
     /// Ends of a pool that count still, oldest first.
@@ -268,6 +281,18 @@ mod tests {
             "another process counted its own"
         );
         assert_eq!(ends.of(&pool, t(610)).len(), 0);
+    }
+
+    #[test]
+    fn a_pod_that_stops_when_it_is_deleted_has_not_ended_by_itself() {
+        let ends = Ends::default();
+        ends.observe(&pod("a", Some(0), false), false, t(0));
+        ends.observe(&pod("a", Some(0), true), false, t(1));
+        ends.observe(&pod("b", None, true), false, t(1));
+        ends.observe(&pod("b", Some(0), true), false, t(2));
+        assert!(ends.ended_by_itself("uid-a") && !ends.ended_by_itself("uid-b"));
+        ends.observe(&pod("a", Some(0), true), true, t(3));
+        assert!(!ends.ended_by_itself("uid-a"), "forgotten with the pod");
     }
 
     #[test]

@@ -120,7 +120,7 @@ pub struct PodView {
     pub awaiting_completion: bool,
     /// A failure message was recorded.
     pub failure_recorded: bool,
-    /// GitHub was asked to remove the runner and gave no clear answer (pod condition `muster.dev/Unregistered`).
+    /// GitHub was asked to remove the runner and gave no clear answer (pod condition `muster.dev/Unregistered`), or its agent stopped only when the pod was deleted.
     pub unregistration_unclear: bool,
     /// GitHub or the ledger says that the runner has a job. Only ever a hint about who goes first: what proves idleness is GitHub's answer to the removal.
     pub busy: bool,
