@@ -160,7 +160,7 @@ fn a_changed_limit_is_believed() {
     let mut budget = core(5000, 0, t(3600));
     let raised = Seen {
         limit: 15_000,
-        remaining: 9_000,
+        remaining: 14_000,
         reset_at: t(3600),
     };
     budget.see((Credential, ListRunners), "core".into(), raised, t(1));
