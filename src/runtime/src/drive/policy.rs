@@ -40,7 +40,11 @@ impl Class {
             Self::Conflict => CONFLICT.min(Duration::from_millis(10).saturating_mul(1 << failures.min(5))),
             Self::Waits(left) => left.max(Duration::from_millis(1)),
             Self::Throttled(until) => until.clamp(Duration::from_secs(1), Duration::from_mins(15)),
-            Self::Forbidden | Self::Bug => FORBIDDEN,
+            // GitHub says 403 for a moment, too: soon once, and seldom only when it stays.
+            Self::Forbidden => Duration::from_secs(5)
+                .saturating_mul(1 << failures.saturating_sub(1).min(6))
+                .min(FORBIDDEN),
+            Self::Bug => FORBIDDEN,
             Self::Unavailable => Duration::from_secs(1)
                 .saturating_mul(1 << failures.saturating_sub(1).min(8))
                 .min(UNAVAILABLE_MAX),
