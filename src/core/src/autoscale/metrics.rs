@@ -24,9 +24,9 @@ pub struct Metrics {
 /// One metric.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Metric {
-    /// TotalNumberOfQueuedAndInProgressWorkflowRuns, in these repositories.
+    /// `TotalNumberOfQueuedAndInProgressWorkflowRuns`, in these repositories.
     Jobs(Vec<Repository>),
-    /// PercentageRunnersBusy.
+    /// `PercentageRunnersBusy`.
     Busy(Busy),
 }
 
@@ -39,7 +39,7 @@ pub struct Repository {
     pub name: String,
 }
 
-/// Parameters of PercentageRunnersBusy.
+/// Parameters of `PercentageRunnersBusy`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Busy {
     /// Share of busy runners from which on there shall be more.
