@@ -268,13 +268,7 @@ impl Server {
             }
             tasks.spawn(serve(listener, router, Limits::default(), stop.clone()));
         }
-        let limits = Limits {
-            connections: settings.connection_limit,
-            // The last resort: both parts of a request have their own, shorter times.
-            request: settings.commit_deadline + router::BODY_TIMEOUT + Duration::from_secs(5),
-            drain: settings.commit_deadline + Duration::from_secs(5),
-            ..Limits::default()
-        };
+        let limits = limits(settings.connection_limit, settings.commit_deadline);
         tracing::info!(
             address = webhook
                 .local_addr()
@@ -295,6 +289,17 @@ impl Server {
         tasks.close();
         tasks.wait().await;
         tracing::info!("Stopped");
+    }
+}
+
+/// Bounds of the port for webhooks.
+fn limits(connections: usize, commit_deadline: Duration) -> Limits {
+    Limits {
+        connections,
+        // The last resort: both parts of a request have their own, shorter times.
+        request: commit_deadline + router::BODY_TIMEOUT + Duration::from_secs(5),
+        drain: commit_deadline + Duration::from_secs(5),
+        ..Limits::default()
     }
 }
 
