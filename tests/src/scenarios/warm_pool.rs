@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{
     control_plane::ControlPlane,
@@ -14,6 +14,8 @@ use crate::{
 const POOL: &str = "pool";
 /// What a wait may take before the world is broken.
 const PATIENCE: Duration = Duration::from_mins(3);
+/// How long a job takes: long enough for all runners of a wave to be there at once.
+const JOB: Duration = Duration::from_secs(5);
 
 /// What came out.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,7 +30,7 @@ pub struct Figures {
     pub left: usize,
 }
 
-/// Lets `size` runners come and go `waves` times, in three zones, and deletes the RunnerSet at the end. A volume can be
+/// Lets `size` jobs come at once, `waves` times, in three zones, and deletes the RunnerSet at the end. A volume can be
 /// used in the zone alone that it was made in.
 pub async fn run(
     plane: Option<Arc<ControlPlane>>,
@@ -44,16 +46,11 @@ pub async fn run(
         Some(plane) => builder.on(plane).start().await?,
         None => builder.start().await?,
     };
-    let replicas = i32::try_from(size).context("so many runners")?;
     world.pool(POOL, |pool| pool.replicas = Some(0)).await?;
+    world.autoscaler(POOL, POOL, |_| {}).await?;
     for _ in 0..waves {
-        world.scale_pool(POOL, replicas).await?;
-        world
-            .until("all runners are registered", PATIENCE, async |world| {
-                Ok(world.github.runners().len() == size)
-            })
-            .await?;
-        world.scale_pool(POOL, 0).await?;
+        world.queue_jobs(size, JOB);
+        world.until_jobs_done(PATIENCE).await?;
         world.until_nothing_left(PATIENCE).await?;
     }
     world.until_volumes_settle(PATIENCE).await?;
