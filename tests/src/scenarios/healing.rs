@@ -215,12 +215,12 @@ fn traces(world: &World, pool: &str) -> Vec<PodTrace> {
     traces
 }
 
-/// From the fault of the first pod to the registration of the second.
+/// From the fault of the first pod to the registration of its successor.
 fn filled_after(world: &World, case: &Case, deployment: &str) -> Option<Duration> {
     let traces = traces(world, deployment);
-    let [first, second, ..] = traces.as_slice() else {
-        return None;
-    };
+    let (first, later) = traces.split_first()?;
+    // A StatefulSet may make another pod by the same name, which its owner takes away again.
+    let registered = later.iter().filter_map(|trace| trace.registered).min()?;
     let job_ended = || {
         let mut jobs = world.kubelet.jobs().into_iter();
         jobs.find(|job| job.pod == first.name).map(|job| job.ended)
@@ -232,7 +232,7 @@ fn filled_after(world: &World, case: &Case, deployment: &str) -> Option<Duration
         Begin::JobStarted => first.job_started,
         Begin::JobEnded => job_ended(),
     }?;
-    Some(second.registered?.duration_since(begin).unsigned_abs())
+    Some(registered.duration_since(begin).unsigned_abs())
 }
 
 /// What failing start-ups cost, and how soon a healed pool is full.
