@@ -73,9 +73,10 @@ pub(super) async fn reserve(
         .as_ref()
         .map(PodWant::of)
         .unwrap_or_default();
-    let nodes = match free.iter().any(|volume| volume.affinity.is_some()) {
-        true => storage::nodes(context, now).await,
-        false => None,
+    let nodes = if free.iter().any(|volume| volume.affinity.is_some()) {
+        storage::nodes(context, now).await
+    } else {
+        None
     };
     let mut reserved = Reserved::default();
     let mut left = count;
