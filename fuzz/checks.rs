@@ -40,7 +40,12 @@ const EVENTS: [&str; 6] = [
 
 /// Whoever can reach the webhook server chooses these bytes: headers and body of a delivery before anything is known of its
 /// sender. What was signed with the secret is accepted, and nothing else is.
-pub(crate) fn signature(body: &[u8], sha256: Option<&[u8]>, sha1: Option<&[u8]>, content_type: Option<&[u8]>) {
+pub(crate) fn signature(
+    body: &[u8],
+    sha256: Option<&[u8]>,
+    sha1: Option<&[u8]>,
+    content_type: Option<&[u8]>,
+) {
     let headers = SignatureHeaders { sha256, sha1 };
     // Nobody finds a valid signature by trying.
     assert!(verify(SECRET, headers, body).is_err());
@@ -48,8 +53,9 @@ pub(crate) fn signature(body: &[u8], sha256: Option<&[u8]>, sha1: Option<&[u8]>,
     let mut mac = <Hmac<Sha256>>::new_from_slice(SECRET).expect("any length is a key");
     mac.update(body);
     let digest = mac.finalize().into_bytes();
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let signature = format!("sha256={hex}");
+    let signature = digest
+        .iter()
+        .fold("sha256=".to_owned(), |text, byte| text + &format!("{byte:02x}"));
     let signed = SignatureHeaders {
         sha256: Some(signature.as_bytes()),
         sha1,

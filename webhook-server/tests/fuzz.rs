@@ -62,11 +62,8 @@ fn damage() -> impl Strategy<Value = Damage> {
 /// A payload with up to four changes, or anything at all.
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let seed = proptest::sample::select(SEEDS.as_slice());
-    let damaged = (seed, vec(damage(), 0..5)).prop_map(|(seed, changes)| {
-        changes
-            .iter()
-            .fold(seed.as_bytes().to_vec(), |body, change| changed(body, change))
-    });
+    let damaged = (seed, vec(damage(), 0..5))
+        .prop_map(|(seed, changes)| changes.iter().fold(seed.as_bytes().to_vec(), changed));
     prop_oneof![9 => damaged, 1 => vec(any::<u8>(), 0..64)]
 }
 

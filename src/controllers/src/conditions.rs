@@ -172,10 +172,12 @@ pub(crate) fn with_all<'a>(
     generation: Option<i64>,
     now: Timestamp,
 ) -> Option<Vec<Condition>> {
-    verdicts.into_iter().fold(None, |changed: Option<Vec<Condition>>, verdict| {
-        let known = changed.as_deref().unwrap_or(existing);
-        with(known, verdict, generation, now).or(changed)
-    })
+    verdicts
+        .into_iter()
+        .fold(None, |changed: Option<Vec<Condition>>, verdict| {
+            let known = changed.as_deref().unwrap_or(existing);
+            with(known, verdict, generation, now).or(changed)
+        })
 }
 
 /// Writes the condition when it changes. A failure is logged only: the next reconcile tries again.

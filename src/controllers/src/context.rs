@@ -27,7 +27,12 @@ use crate::{
     events::Recorder,
     gate::Gate,
     legacy::{
-        autoscaler::{Memory, pull::Samples}, leftovers::Leftovers, linked::FirstFailures, reconciliation::ReconciliationSettings, runner_set::storage::{Storage, VolumeSettings}, tracking::Tracking,
+        autoscaler::{Memory, pull::Samples},
+        leftovers::Leftovers,
+        linked::FirstFailures,
+        reconciliation::ReconciliationSettings,
+        runner_set::storage::{Storage, VolumeSettings},
+        tracking::Tracking,
     },
     metrics::Metrics,
     pod_owner::Expectations,

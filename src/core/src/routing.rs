@@ -197,9 +197,8 @@ impl AutoscalerView {
             (_, Some(name), None) => Some(NotConsidered::TargetMissing(name.clone())),
             (_, Some(_), Some(_)) => None,
         };
-        let is_available = !input.is_deleting
-            && input.target.is_some()
-            && TargetKind::of(Some(kind)).is_some();
+        let is_available =
+            !input.is_deleting && input.target.is_some() && TargetKind::of(Some(kind)).is_some();
         let duration = match input.triggers {
             [trigger] => trigger
                 .duration

@@ -46,7 +46,7 @@ fn subject(subject: &Subject) -> String {
 fn want(wanted: &Wanted) -> String {
     let replicas = wanted
         .replicas
-        .map_or_else(|| "nobody has decided yet".to_owned(), |count| runners(count));
+        .map_or_else(|| "nobody has decided yet".to_owned(), runners);
     let mut facts = Vec::new();
     if let (Some(min), Some(max)) = (wanted.min, wanted.max) {
         facts.push(format!("{min} to {max}"));

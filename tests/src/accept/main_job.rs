@@ -219,7 +219,7 @@ pub(super) async fn fuzz(running: &Running<'_>) -> Result<Verdict> {
         .run("cargo", &args, &[("PROPTEST_CASES", &inputs)])
         .await?;
     let passed = |target: &&str| ran.output.contains(&format!("test {target} ... ok"));
-    let ok = ran.is_success() && FUZZ_TARGETS.iter().all(|target| passed(&target));
+    let ok = ran.is_success() && FUZZ_TARGETS.iter().all(passed);
     Ok(Verdict::new(
         ok,
         format!(

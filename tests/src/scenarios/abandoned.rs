@@ -54,7 +54,9 @@ pub struct Abandoned {
     pub lost: usize,
     /// Until the pods of the living node were gone.
     pub pods_gone_after: Duration,
-    /// Until the namespace was gone.
+    /// Until nothing of ours was left in the namespace.
+    pub empty_after: Duration,
+    /// Until the namespace was gone: Kubernetes' namespace controller looks again ever more rarely, up to a minute later.
     pub gone_after: Duration,
     /// Reasons in the condition `muster.dev/Unregistered` of pods meanwhile.
     pub reasons: BTreeSet<String>,
@@ -167,7 +169,7 @@ async fn delete(world: &World, lost: &BTreeSet<String>) -> Result<Abandoned> {
     deleted.context("could not delete the namespace")?;
     let begun = Instant::now();
     let (mut with_condition, mut reasons) = (BTreeSet::new(), BTreeSet::new());
-    let mut pods_gone_after = None;
+    let (mut pods_gone_after, mut empty_after) = (None, None);
     loop {
         let left = world.pods().await?;
         for pod in &left {
@@ -182,12 +184,16 @@ async fn delete(world: &World, lost: &BTreeSet<String>) -> Result<Abandoned> {
         let runners: Api<Runner> = world.api();
         let runners = runners.list_metadata(&ListParams::default()).await;
         let runners = runners.context("could not list the Runners")?.items.len();
-        let gone = left.is_empty() && runners == 0 && is_gone(&namespaces, &world.ns).await?;
+        if left.is_empty() && runners == 0 {
+            empty_after.get_or_insert_with(|| begun.elapsed());
+        }
+        let gone = empty_after.is_some() && is_gone(&namespaces, &world.ns).await?;
         if gone || begun.elapsed() > PATIENCE {
             return Ok(Abandoned {
                 pods,
                 lost: lost.len(),
                 pods_gone_after: pods_gone_after.unwrap_or(PATIENCE),
+                empty_after: empty_after.unwrap_or(PATIENCE),
                 gone_after: begun.elapsed(),
                 reasons,
                 with_condition: with_condition.len(),

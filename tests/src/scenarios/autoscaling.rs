@@ -79,7 +79,7 @@ pub struct Burst {
     pub pods: usize,
 }
 
-/// A burst of jobs that only TotalNumberOfQueuedAndInProgressWorkflowRuns tells of, or webhooks as well, merged in this way.
+/// A burst of jobs that only `TotalNumberOfQueuedAndInProgressWorkflowRuns` tells of, or webhooks as well, merged in this way.
 ///
 /// # Errors
 /// When the jobs are not done, or something is left over, within a minute each.

@@ -42,7 +42,7 @@ pub struct Load {
     pub limit: u64,
     /// Credentials that share the work.
     pub credentials: usize,
-    /// Whether listings can be confirmed for nothing, by their ETag.
+    /// Whether listings can be confirmed for nothing, by their `ETag`.
     pub etags: bool,
     /// Decides lives and order.
     pub seed: u64,

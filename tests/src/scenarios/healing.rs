@@ -60,12 +60,12 @@ enum Begin {
     JobEnded,
 }
 
-const fn strike(when: When, strike: Strike) -> Option<Fault> {
-    Some(Fault::Strike {
+const fn strike(when: When, strike: Strike) -> Fault {
+    Fault::Strike {
         when,
         after: Duration::ZERO,
         strike,
-    })
+    }
 }
 
 const fn case(name: &'static str, fault: Option<Fault>, begin: Begin, deadline: Duration) -> Case {
@@ -89,43 +89,43 @@ const CASES: &[Case] = &[
     case("unregistered", Some(Fault::NeverRegisters), Begin::Running, LIMIT),
     case(
         "crash-start",
-        strike(When::Started, Strike::Crash(1)),
+        Some(strike(When::Started, Strike::Crash(1))),
         Begin::Running,
         NONE,
     ),
     case(
         "crash-idle",
-        strike(When::Idle, Strike::Crash(137)),
+        Some(strike(When::Idle, Strike::Crash(137))),
         Begin::Registered,
         NONE,
     ),
     case(
         "crash-busy",
-        strike(When::Busy, Strike::Crash(137)),
+        Some(strike(When::Busy, Strike::Crash(137))),
         Begin::JobStarted,
         NONE,
     ),
     case(
         "evict-idle",
-        strike(When::Idle, Strike::Evict),
+        Some(strike(When::Idle, Strike::Evict)),
         Begin::Registered,
         NONE,
     ),
     case(
         "evict-busy",
-        strike(When::Busy, Strike::Evict),
+        Some(strike(When::Busy, Strike::Evict)),
         Begin::JobStarted,
         NONE,
     ),
     case(
         "lost-idle",
-        strike(When::Idle, Strike::LoseNode),
+        Some(strike(When::Idle, Strike::LoseNode)),
         Begin::Registered,
         OFFLINE,
     ),
     case(
         "lost-busy",
-        strike(When::Busy, Strike::LoseNode),
+        Some(strike(When::Busy, Strike::LoseNode)),
         Begin::JobStarted,
         OFFLINE,
     ),

@@ -21,7 +21,7 @@ const POOL: &str = "pool";
 /// The API client gives up after 20 s: an answer that comes later is a time-out.
 const TOO_LATE: Duration = Duration::from_secs(22);
 /// A Lease is free 15 s after its holder fell silent.
-const TAKE_OVER: Duration = Duration::from_secs(60);
+const TAKE_OVER: Duration = Duration::from_mins(1);
 /// A persistent runner that was busy is asked again after a minute.
 const DEADLINE: Duration = Duration::from_mins(4);
 /// Actions of a seed beside one of each sort.
@@ -95,12 +95,15 @@ impl Figures {
 
     /// The figures in a line.
     pub fn line(&self) -> String {
-        let failures: String = self
-            .failures
-            .iter()
-            .take(3)
-            .map(|failure| format!("; {}", failure.lines().next().unwrap_or_default()))
+        let first = self.failures.iter().take(3);
+        let failures: Vec<_> = first
+            .map(|failure| failure.lines().next().unwrap_or_default())
             .collect();
+        let failures = if failures.is_empty() {
+            String::new()
+        } else {
+            format!("; {}", failures.join("; "))
+        };
         let volumes = match self.volumes.created {
             0 => String::new(),
             _ => format!("; {}", self.volumes.line()),

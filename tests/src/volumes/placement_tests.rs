@@ -7,7 +7,7 @@ fn object<T: DeserializeOwned>(value: Value) -> Arc<T> {
     Arc::new(serde_json::from_value(value).unwrap())
 }
 
-fn claim(name: &str, mode: &str, volume: Option<&str>, annotations: Value) -> Arc<PersistentVolumeClaim> {
+fn claim(name: &str, mode: &str, volume: Option<&str>, annotations: &Value) -> Arc<PersistentVolumeClaim> {
     object(json!({
         "metadata": {"name": name, "namespace": "ns", "uid": format!("uid-{name}"), "annotations": annotations},
         "spec": {"accessModes": [mode], "storageClassName": "class", "volumeName": volume,
@@ -69,7 +69,7 @@ const WAITING: &str = "WaitForFirstConsumer";
 
 #[test]
 fn a_bound_volume_decides_the_zone() {
-    let bound = claim("c", "ReadWriteOnce", Some("v"), json!({(BIND_COMPLETED): "yes"}));
+    let bound = claim("c", "ReadWriteOnce", Some("v"), &json!({(BIND_COMPLETED): "yes"}));
     for turn in 0..3 {
         let there = volume("v", "Bound", Some("b"), "1Gi", Some("c"));
         let decision = decided(std::slice::from_ref(&bound), &[there], class(WAITING, "p"), turn);
@@ -85,7 +85,7 @@ fn a_bound_volume_decides_the_zone() {
 
 #[test]
 fn a_claim_that_waits_gets_the_smallest_free_volume_that_fits() {
-    let open = claim("c", "ReadWriteOnce", None, json!({}));
+    let open = claim("c", "ReadWriteOnce", None, &json!({}));
     let volumes = [
         volume("small", "Available", None, "512Mi", None),
         volume("large", "Available", None, "5Gi", None),
@@ -103,7 +103,7 @@ fn a_claim_that_waits_gets_the_smallest_free_volume_that_fits() {
 
 #[test]
 fn a_free_volume_is_worth_the_way_to_its_zone() {
-    let open = claim("c", "ReadWriteOnce", None, json!({}));
+    let open = claim("c", "ReadWriteOnce", None, &json!({}));
     let there = volume("v", "Available", Some("b"), "1Gi", None);
     for turn in 0..2 {
         let decision = decided(
@@ -121,7 +121,7 @@ fn a_free_volume_is_worth_the_way_to_its_zone() {
 
 #[test]
 fn without_a_free_volume_one_is_made_where_the_pod_goes() {
-    let open = claim("c", "ReadWriteOnce", None, json!({}));
+    let open = claim("c", "ReadWriteOnce", None, &json!({}));
     let decision = decided(std::slice::from_ref(&open), &[], class(WAITING, "p"), 1);
     let expected = Step::Provision {
         claim: ("c".to_owned(), "uid-c".to_owned()),
@@ -129,7 +129,7 @@ fn without_a_free_volume_one_is_made_where_the_pod_goes() {
     };
     assert_eq!(decision, Decision::Acts(vec![expected]));
     // Asked for already: nothing to do but to wait, and no other node.
-    let selected = claim("c", "ReadWriteOnce", None, json!({(SELECTED_NODE): "n-b"}));
+    let selected = claim("c", "ReadWriteOnce", None, &json!({(SELECTED_NODE): "n-b"}));
     assert_eq!(
         decided(&[selected], &[], class(WAITING, "p"), 0),
         Decision::Waits(None)
@@ -140,7 +140,7 @@ fn without_a_free_volume_one_is_made_where_the_pod_goes() {
 
 #[test]
 fn what_the_binder_does_is_left_to_it() {
-    let open = claim("c", "ReadWriteOnce", None, json!({}));
+    let open = claim("c", "ReadWriteOnce", None, &json!({}));
     let reserved = volume("v", "Available", Some("b"), "1Gi", Some("c"));
     let waits = Decision::Waits(None);
     let decision = decided(std::slice::from_ref(&open), &[reserved], class(WAITING, "p"), 0);
@@ -150,7 +150,7 @@ fn what_the_binder_does_is_left_to_it() {
         waits,
         "the class needs no pod"
     );
-    let half = claim("c", "ReadWriteOnce", Some("v"), json!({}));
+    let half = claim("c", "ReadWriteOnce", Some("v"), &json!({}));
     assert_eq!(
         decided(&[half], &[], class(WAITING, "p"), 0),
         waits,
@@ -164,7 +164,7 @@ fn a_claim_for_one_pod_is_named() {
         "c",
         "ReadWriteOncePod",
         Some("v"),
-        json!({(BIND_COMPLETED): "yes"}),
+        &json!({(BIND_COMPLETED): "yes"}),
     );
     let there = volume("v", "Bound", None, "1Gi", Some("c"));
     let decision = decided(&[bound], &[there], class(WAITING, "p"), 0);

@@ -45,8 +45,8 @@ use self::{
 };
 
 pub use self::{
-    keeping::VolumeFigures,
     cluster::{ensure_rights, wait_until_allowed},
+    keeping::VolumeFigures,
     look::{Leftovers, is_live_reservation},
     pools::{CACHE, Kind, Pool, PoolState},
 };

@@ -26,8 +26,8 @@ macro_rules! over_both_kinds {
 }
 
 mod admission;
-mod budgets;
 mod autoscaling;
+mod budgets;
 mod control_plane;
 mod demo;
 mod explain;

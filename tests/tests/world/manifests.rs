@@ -50,7 +50,11 @@ async fn every_sample_applies_with_strict_validation() {
     let ns = plane.namespace("samples").await.unwrap();
     let samples = workspace_dir().join("config/samples");
     let mut applied = 0;
-    for dir in [samples.clone(), samples.join("legacy"), samples.join("runnersets")] {
+    for dir in [
+        samples.clone(),
+        samples.join("legacy"),
+        samples.join("runnersets"),
+    ] {
         for (file, text) in manifests::yaml_files(&dir).unwrap() {
             for document in manifests::parse(&text).unwrap() {
                 let object: DynamicObject = serde_json::from_value(document).unwrap();

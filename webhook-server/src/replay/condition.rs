@@ -1,6 +1,6 @@
 //! Says on the autoscalers concerned that GitHub does not show a hook's deliveries.
 //!
-//! Server-side apply with an owner of its own, so that the manager's conditions stay. ARC's own ClusterRole allows it; without that
+//! Server-side apply with an owner of its own, so that the manager's conditions stay. ARC's own `ClusterRole` allows it; without that
 //! right the log and the metric remain.
 
 use std::collections::BTreeMap;
@@ -107,9 +107,8 @@ impl Conditions {
         });
         let api: Api<HorizontalRunnerAutoscaler> = Api::namespaced(self.client.clone(), &id.namespace);
         let params = PatchParams::apply(FIELD_OWNER).force();
-        let error = match api.patch_status(&id.name, &params, &Patch::Apply(body)).await {
-            Ok(_) => return true,
-            Err(error) => error,
+        let Err(error) = api.patch_status(&id.name, &params, &Patch::Apply(body)).await else {
+            return true;
         };
         match &error {
             kube::Error::Api(status) if status.is_not_found() => return true,

@@ -388,11 +388,7 @@ fn wake_busy(context: &Context, autoscaler: &HorizontalRunnerAutoscaler, ledger:
     *known = busy;
 }
 
-async fn write_target(
-    context: &Context,
-    target: &Target,
-    patch: &TargetPatch,
-) -> Result<(), Error> {
+async fn write_target(context: &Context, target: &Target, patch: &TargetPatch) -> Result<(), Error> {
     let mut spec = Map::new();
     spec.insert("replicas".to_owned(), json!(patch.replicas));
     if let Some(at) = patch.effective_time {
@@ -493,7 +489,10 @@ fn limited(decision: &Decision, schedule: &Schedule, max: i64) -> Verdict<'stati
         Code::MaxReplicasReached
     };
     let (reason, message) = if status {
-        (code.as_str(), "More jobs are queued than maxReplicas allows runners.")
+        (
+            code.as_str(),
+            "More jobs are queued than maxReplicas allows runners.",
+        )
     } else {
         ("WithinBounds", "")
     };

@@ -15,8 +15,8 @@
 pub(crate) mod autoscaler;
 pub(crate) mod leftovers;
 pub(crate) mod linked;
-pub(crate) mod reconciliation;
 mod owner_set;
+pub(crate) mod reconciliation;
 mod runner;
 mod runner_deployment;
 mod runner_pod;
@@ -477,17 +477,18 @@ fn refers_to(autoscaler: &HorizontalRunnerAutoscaler, target: &TargetId) -> bool
 
 /// Whether an autoscaler refers to this target.
 fn is_autoscaled(context: &Context, target: &TargetId) -> bool {
-    context.caches.autoscalers.all().iter().any(|autoscaler| {
-        autoscaler.metadata.deletion_timestamp.is_none() && refers_to(autoscaler, target)
-    })
+    context
+        .caches
+        .autoscalers
+        .all()
+        .iter()
+        .any(|autoscaler| autoscaler.metadata.deletion_timestamp.is_none() && refers_to(autoscaler, target))
 }
 
 fn wake_autoscalers(context: &Context, queues: &Queues, target: &TargetId) {
     for autoscaler in context.caches.autoscalers.all() {
         if refers_to(&autoscaler, target) {
-            queues
-                .autoscalers
-                .add(&target.namespace, &autoscaler.name_any());
+            queues.autoscalers.add(&target.namespace, &autoscaler.name_any());
         }
     }
 }
@@ -579,7 +580,9 @@ fn report_failure<K: Conditioned>(
             }
             (
                 _,
-                "horizontalrunnerautoscaler-controller" | "runnerdeployment-controller" | "runnerset-controller",
+                "horizontalrunnerautoscaler-controller"
+                | "runnerdeployment-controller"
+                | "runnerset-controller",
             ) => "RunnerAutoscalingFailure",
             _ => reason,
         };

@@ -402,21 +402,21 @@ async fn check_liveness(
 mod tests {
     use super::*;
 
-    fn pod(metadata: Value) -> Pod {
+    fn pod(metadata: &Value) -> Pod {
         serde_json::from_value(json!({ "metadata": metadata })).unwrap()
     }
 
     #[test]
     fn what_the_template_says_about_evictions_outlives_the_job() {
         let (evict, disrupt) = (PROTECTION[0].0, PROTECTION[1].0);
-        let idle = pod(json!({"annotations": {evict: "false"}}));
+        let idle = pod(&json!({"annotations": {evict: "false"}}));
         let marks = protection(&idle, Some(true));
         assert_eq!(
             Value::Object(marks),
             json!({disrupt: "true", "muster.dev/added-while-busy": disrupt})
         );
         let busy = pod(
-            json!({"annotations": {evict: "false", disrupt: "true", "muster.dev/added-while-busy": disrupt}}),
+            &json!({"annotations": {evict: "false", disrupt: "true", "muster.dev/added-while-busy": disrupt}}),
         );
         let marks = protection(&busy, Some(false));
         assert_eq!(
@@ -435,7 +435,10 @@ mod tests {
             phase: PodPhase::Succeeded,
             ..view.clone()
         };
-        let (plain, labelled) = (pod(json!({})), pod(json!({"labels": {keys::LABEL_BUSY: "true"}})));
+        let (plain, labelled) = (
+            pod(&json!({})),
+            pod(&json!({"labels": {keys::LABEL_BUSY: "true"}})),
+        );
         for (pod, view, busy, changes) in [
             (&plain, &view, Some(true), true),
             (&plain, &stopped, Some(true), false),

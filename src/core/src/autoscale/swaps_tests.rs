@@ -145,7 +145,7 @@ impl Swaps {
     fn step(&mut self, action: u8, pick: usize) {
         let which = pick % 2;
         match action % 16 {
-            0 | 1 if self.jobs < JOBS => self.queue_job(pick % 3 == 0),
+            0 | 1 if self.jobs < JOBS => self.queue_job(pick.is_multiple_of(3)),
             0..=3 => self.deliver(pick / 2, false),
             4 => self.deliver(pick / 2, true),
             5 => self.pools[which].autoscaler(),

@@ -221,7 +221,11 @@ pub fn plan(owners: &[OwnerView], want: &Want, now: Timestamp) -> Plan {
 
     result.alive = alive.len();
     let counts_ends = want.autoscaled && want.ephemeral;
-    let standing = if want.in_place { outdated.len() + leaving } else { 0 };
+    let standing = if want.in_place {
+        outdated.len() + leaving
+    } else {
+        0
+    };
     let supply = alive.len() + standing + if counts_ends { want.unaccounted.len() } else { 0 };
 
     if supply < want.replicas {
@@ -241,16 +245,8 @@ pub fn plan(owners: &[OwnerView], want: &Want, now: Timestamp) -> Plan {
             }),
         }
     }
-    if let Some(effective_time) = want
-        .effective_time
-        .filter(|_| counts_ends && ended && supply >= want.replicas)
-    {
-        let newer = want
-            .served
-            .is_none_or(|served| served.effective_time.is_none_or(|served| served < effective_time));
-        if newer {
-            result.steps.push(Step::RecordServed { effective_time });
-        }
+    if counts_ends && ended && supply >= want.replicas {
+        result.steps.extend(record_served(want));
     }
     result.steps.append(&mut deletes);
 
@@ -277,6 +273,14 @@ pub fn plan(owners: &[OwnerView], want: &Want, now: Timestamp) -> Plan {
     }
     result.steps.append(&mut requests);
     result
+}
+
+/// What is served now, where that is news.
+fn record_served(want: &Want) -> Option<Step> {
+    let effective_time = want.effective_time?;
+    let served = want.served.and_then(|served| served.effective_time);
+    let newer = served.is_none_or(|served| served < effective_time);
+    newer.then_some(Step::RecordServed { effective_time })
 }
 
 fn creation_hold(want: &Want, last_sync: Option<Timestamp>, now: Timestamp) -> Option<Hold> {

@@ -302,7 +302,7 @@ mod tests {
             |set| set["spec"]["volumeClaimTemplates"] = json!([]),
             |set| {
                 set["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] =
-                    json!("4000m")
+                    json!("4000m");
             },
         ];
         for (index, change) in same.into_iter().enumerate() {

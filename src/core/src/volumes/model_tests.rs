@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     ClaimWant, Holder, VolumeView,
-    allocate::{Freeing, Input, allocate},
+    allocate::{Input, allocate},
     claim::{self, ClaimView},
     keep::{Fate, Limits, fate},
     node::PodWant,
@@ -75,7 +75,7 @@ impl World {
             count,
             templates: &templates,
             free: &free,
-            freeing: &[] as &[Freeing],
+            freeing: &[],
             pod: &pod,
             nodes: None,
             patience: SignedDuration::ZERO,

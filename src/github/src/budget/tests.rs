@@ -58,11 +58,11 @@ fn core(limit: u64, remaining: u64, reset_at: Timestamp) -> Budget {
     budget
 }
 
-fn used_up(until: Timestamp) -> Option<Wait> {
-    Some(Wait {
+fn used_up(until: Timestamp) -> Wait {
+    Wait {
         until,
         why: Why::Limit(LimitKind::Primary),
-    })
+    }
 }
 
 #[test]
@@ -71,8 +71,8 @@ fn a_used_up_bucket_holds_its_own_calls_until_the_reset() {
     assert_eq!(budget.wait(&ask(RegistrationToken), t(1)), None);
     let outcome = seen("actions_runner_registration", 10_000, 9, t(100));
     answer(&mut budget, &ask(RegistrationToken), outcome, t(0));
-    assert_eq!(budget.wait(&ask(ListRunners), t(99)), used_up(t(100)));
-    assert_eq!(budget.wait(&ask(RemoveRunner), t(99)), used_up(t(100)));
+    assert_eq!(budget.wait(&ask(ListRunners), t(99)), Some(used_up(t(100))));
+    assert_eq!(budget.wait(&ask(RemoveRunner), t(99)), Some(used_up(t(100))));
     assert_eq!(budget.wait(&ask(RegistrationToken), t(99)), None);
     let app = Ask {
         identity: App,
@@ -102,12 +102,12 @@ fn the_apps_own_bucket_is_not_the_installations() {
         t(0),
     );
     assert_eq!(budget.wait(&ask(ListRunners), t(1)), None);
-    assert_eq!(budget.wait(&app(InstallationToken), t(1)), used_up(t(100)));
+    assert_eq!(budget.wait(&app(InstallationToken), t(1)), Some(used_up(t(100))));
     assert_eq!(
         budget.wait(&app(ListDeliveries), t(1)),
         Some(Wait {
             until: t(100),
-            ..used_up(t(100)).unwrap()
+            ..used_up(t(100))
         })
     );
 }
@@ -152,7 +152,7 @@ fn an_older_answer_gives_nothing_back_but_a_new_window_does() {
     late(&mut budget, 0, t(3700), t(3701));
     assert_eq!(budget.wait(&ask(ListRunners), t(3702)), None);
     late(&mut budget, 0, t(3704), t(3702));
-    assert_eq!(budget.wait(&ask(ListRunners), t(3703)), used_up(t(3704)));
+    assert_eq!(budget.wait(&ask(ListRunners), t(3703)), Some(used_up(t(3704))));
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn calls_under_way_count_until_their_answer_says_otherwise() {
     budget.settle(lost, Outcome::default(), t(0));
     assert_eq!(
         budget.wait(&ask(RemoveRunner), t(0)),
-        used_up(t(3600)),
+        Some(used_up(t(3600))),
         "an answer that got lost counts"
     );
 }

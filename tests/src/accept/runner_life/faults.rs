@@ -22,6 +22,8 @@ const SLACK: Duration = Duration::from_secs(5);
 const PLACES: usize = 3;
 /// Runners of a namespace that is deleted.
 const RUNNERS: usize = 100;
+/// How long Kubernetes' namespace controller may take to see that a namespace is empty.
+const NAMESPACE_CONTROLLER: Duration = Duration::from_secs(70);
 /// Start-ups that fail are watched for so long.
 const FAILING: Duration = Duration::from_secs(95);
 /// Pods a minute and RunnerDeployment, once the back-off has begun.
@@ -88,10 +90,11 @@ pub(super) async fn namespace(running: &Running<'_>) -> Result<Verdict> {
         let good = is_good(&out, outage);
         ok &= good;
         figures.push(format!(
-            "{outage:?}: {} pods gone after {}, {} on a lost node and the namespace after {}; {} pods said {}; GitHub had {} left, {} reported{}{}",
+            "{outage:?}: {} pods gone after {}, {} on a lost node after {}, the namespace after {}; {} pods said {}; GitHub had {} left, {} reported{}{}",
             out.pods - out.lost,
             seconds(out.pods_gone_after),
             out.lost,
+            seconds(out.empty_after),
             seconds(out.gone_after),
             out.with_condition,
             out.reasons.iter().map(String::as_str).collect::<Vec<_>>().join("/"),
@@ -113,7 +116,8 @@ fn is_good(out: &Abandoned, outage: Outage) -> bool {
     };
     out.pods == RUNNERS
         && out.pods_gone_after <= GRACE + TIME_BOX + SLACK
-        && out.gone_after <= GRACE + TIME_BOX.max(FORCE_AFTER) + 2 * SLACK
+        && out.empty_after <= GRACE + TIME_BOX.max(FORCE_AFTER) + 2 * SLACK
+        && out.gone_after <= out.empty_after + NAMESPACE_CONTROLLER
         && out.reasons.contains(reason)
         && out.with_condition > 0
         && out.reported >= out.on_github

@@ -110,18 +110,18 @@ impl PullGauges {
     }
 
     /// Shows an answer.
-    pub(super) fn show(&self, place: Place, answer: &Answer) {
+    pub(super) fn show(&self, place: &Place, answer: &Answer) {
         let key = (place.namespace.clone(), place.horizontalrunnerautoscaler.clone());
         {
             let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(former) = shown.insert(key, place.clone())
-                && former != place
+                && former != *place
             {
                 self.remove(&former);
             }
         }
         let set = |family: &ByPlace, value: i64| {
-            family.get_or_create(&place).set(value);
+            family.get_or_create(place).set(value);
         };
         if let Some((counts, replicas)) = &answer.runners {
             set(&self.replicas_desired, *replicas);

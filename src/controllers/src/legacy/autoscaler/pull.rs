@@ -214,7 +214,7 @@ pub(super) fn read(
                 return;
             };
             match &outcome {
-                Ok(answer) => context.metrics.pull.show(place, answer),
+                Ok(answer) => context.metrics.pull.show(&place, answer),
                 Err(unanswered) => {
                     let error = chain(&unanswered.error);
                     tracing::debug!(controller = COMPONENT, object = %format_args!("{}/{}", key.0, key.1), error = %error, at_least = unanswered.at_least, "The pull metrics could not be read.");

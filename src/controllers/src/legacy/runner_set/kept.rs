@@ -106,11 +106,12 @@ async fn hand_back(context: &Context, volume: &PersistentVolume, view: &VolumeVi
         .annotations()
         .get(keys::ANNOTATION_RECLAIM_POLICY)
         .map_or("Delete", String::as_str);
-    let mut spec = json!({"persistentVolumeReclaimPolicy": policy});
-    if is_promised(view) {
+    let spec = if is_promised(view) {
         // Only a volume whose claim is gone is reclaimed.
-        spec["claimRef"] = json!({"uid": NOBODY});
-    }
+        json!({"persistentVolumeReclaimPolicy": policy, "claimRef": {"uid": NOBODY}})
+    } else {
+        json!({"persistentVolumeReclaimPolicy": policy})
+    };
     let patch = json!({
         "metadata": {
             "labels": {keys::LABEL_RUNNERSET_NAME: null, keys::LABEL_RUNNERSET_NAMESPACE: null, keys::LABEL_CLAIM_TEMPLATE: null},

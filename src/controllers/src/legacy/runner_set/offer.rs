@@ -172,10 +172,8 @@ fn freeing(context: &Context, set: &RunnerSet, owners: &[OwnerView], now: Timest
     let namespace = set.namespace().unwrap_or_default();
     let stays = |name: &str| {
         owners.iter().any(|owner| {
-            owner.name == name
-                && !owner.deleting
-                && !(owner.unregistration_requested && owner.is_unregistered())
-                && !owner.is_completed(now)
+            let has_left = owner.unregistration_requested && owner.is_unregistered();
+            owner.name == name && !owner.deleting && !has_left && !owner.is_completed(now)
         })
     };
     let mut all = Vec::new();

@@ -89,7 +89,7 @@ fn run(id: u64, status: &str, updated: i64) -> ListedRun {
 /// Autoscalers with their ledgers, and one repository's memory.
 #[derive(Default)]
 struct Pools {
-    pools: Vec<(AutoscalerView, Vec<CapacityReservation>)>,
+    all: Vec<(AutoscalerView, Vec<CapacityReservation>)>,
     memory: Memory,
     is_added: bool,
 }
@@ -97,7 +97,7 @@ struct Pools {
 impl Pools {
     fn new(pools: impl IntoIterator<Item = (AutoscalerView, Vec<CapacityReservation>)>) -> Self {
         Self {
-            pools: pools.into_iter().collect(),
+            all: pools.into_iter().collect(),
             ..Self::default()
         }
     }
@@ -113,7 +113,7 @@ impl Pools {
     ) -> T {
         let mut index = Index::default();
         let ledgers: Vec<LedgerView<'_>> = self
-            .pools
+            .all
             .iter()
             .map(|(view, entries)| {
                 index.upsert(view.clone());
@@ -170,7 +170,7 @@ impl Pools {
     }
 
     fn apply(&mut self, plan: &Plan, at: i64) {
-        for (view, ledger) in &mut self.pools {
+        for (view, ledger) in &mut self.all {
             let changes: Vec<&Change> = plan
                 .changes
                 .iter()
@@ -181,7 +181,7 @@ impl Pools {
     }
 
     fn demand(&self, at: i64) -> Vec<i64> {
-        self.pools
+        self.all
             .iter()
             .map(|(_, ledger)| reservation::demand(ledger, t(at)))
             .collect()
@@ -270,7 +270,7 @@ fn who_runs_a_job_is_recorded_and_our_runners_jobs_count() {
         let plan = pools.judge(13);
         assert_eq!(summary(&plan), [("linux", 1, why)]);
         pools.apply(&plan, 13);
-        assert_eq!(pools.pools[0].1[0].name.as_deref(), Some("7/1@linux-abc-x"));
+        assert_eq!(pools.all[0].1[0].name.as_deref(), Some("7/1@linux-abc-x"));
         assert_eq!(pools.judge(14), Plan::default());
     }
 }
@@ -293,7 +293,7 @@ fn a_job_that_is_over_stops_counting() {
     assert_eq!(summary(&plan), [("linux", 1, Why::Finished)]);
     pools.apply(&plan, 73);
     assert_eq!(pools.demand(73), [0]);
-    assert_eq!(pools.pools[0].1[0].name.as_deref(), Some("7/1@linux-x"));
+    assert_eq!(pools.all[0].1[0].name.as_deref(), Some("7/1@linux-x"));
     assert_eq!(pools.judge(74), Plan::default());
 }
 
@@ -369,11 +369,11 @@ fn only_runs_with_unknown_jobs_are_read() {
         "nothing has changed"
     );
     // The webhook has told that a job started: jobs appear when others end.
-    pools.pools[0].1[0].name = Some("7/1@linux-x".to_owned());
+    pools.all[0].1[0].name = Some("7/1@linux-x".to_owned());
     assert_eq!(pools.begin(&[run(5, "in_progress", 80)], 130), Vec::<u64>::new());
     assert_eq!(pools.begin(&[run(5, "in_progress", 80)], 140), Vec::<u64>::new());
     // A job ended, and others may have been queued.
-    pools.pools[0].1[0] = tombstone(1, Some("linux-x"), 0);
+    pools.all[0].1[0] = tombstone(1, Some("linux-x"), 0);
     assert_eq!(pools.begin(&[run(5, "in_progress", 150)], 190), [5]);
     pools.memory.read(5, vec![job(2, JobState::Queued, None)], t(190));
     // A change that webhooks do not explain, a new attempt, and old knowledge.
@@ -417,7 +417,7 @@ fn entries_of_living_jobs_are_rearmed_when_half_of_their_life_is_over() {
         assert_eq!(summary(&plan), [("linux", 1, Why::Alive)]);
         pools.apply(&plan, 300);
         assert_eq!(
-            pools.pools[0].1[0].expiration_time,
+            pools.all[0].1[0].expiration_time,
             Some(MicroTime(t(300) + DURATION))
         );
         // Also when it has expired meanwhile.
@@ -529,12 +529,12 @@ proptest! {
                             runner: (action != reservation::JobAction::Queued).then(|| "linux-x".to_owned()),
                             created_at: Some(t(life.queued)),
                         };
-                        pools.pools[0].1 = reservation::apply(&pools.pools[0].1, &event, DURATION, t(at));
+                        pools.all[0].1 = reservation::apply(&pools.all[0].1, &event, DURATION, t(at));
                     }
                 }
             }
             let fails = failing.contains(&(at / PERIOD));
-            let before = pools.pools[0].1.clone();
+            let before = pools.all[0].1.clone();
             if at % PERIOD == 0 && !fails {
                 let jobs: Vec<ListedJob> = lives
                     .iter()
@@ -556,12 +556,12 @@ proptest! {
                 let plan = pools.judge(at);
                 pools.apply(&plan, at);
             } else {
-                prop_assert_eq!(&before, &pools.pools[0].1);
+                prop_assert_eq!(&before, &pools.all[0].1);
             }
             if failing.is_empty() {
                 for (index, life) in lives.iter().enumerate() {
                     let id = u64::try_from(index).unwrap() + 1;
-                    let counts = reservation::live(&pools.pools[0].1, t(at))
+                    let counts = reservation::live(&pools.all[0].1, t(at))
                         .iter()
                         .any(|entry| entry.name.as_deref().is_some_and(|name| name.split('@').next() == Some(&key(id).to_string())));
                     if at > life.queued + PERIOD + 3 && at < life.ended {

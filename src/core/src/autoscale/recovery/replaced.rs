@@ -94,16 +94,19 @@ mod tests {
         RepositoryRef::Id { host: None, id }
     }
 
+    /// A name, the ledger before and after, and what vanished.
+    type Case<'a> = (
+        &'a str,
+        Vec<CapacityReservation>,
+        Vec<CapacityReservation>,
+        Option<(usize, &'a [u64])>,
+    );
+
     #[test]
     fn only_what_counted_and_left_no_trace_has_vanished() {
         let live = || entry("7/1", 1, 1_000);
         let none = &[][..];
-        let cases: &[(
-            &str,
-            Vec<CapacityReservation>,
-            Vec<CapacityReservation>,
-            Option<(usize, &[u64])>,
-        )] = &[
+        let cases: &[Case<'_>] = &[
             ("still there", vec![live()], vec![entry("7/1@a", 1, 1_100)], None),
             ("finished", vec![live()], vec![entry("7/1@a", 0, 2_000)], None),
             ("replaced", vec![live()], vec![], Some((1, &[7]))),
