@@ -55,7 +55,7 @@ fn stored(value: Value) -> Value {
 #[test]
 fn every_field_of_the_samples_is_kept() {
     let samples = samples();
-    assert_eq!(samples.len(), 16);
+    assert_eq!(samples.len(), 17);
     for (name, manifest) in samples {
         let kind = manifest["kind"].as_str().unwrap().to_owned();
         let spec = &manifest["spec"];

@@ -47,7 +47,6 @@ async fn create(
 async fn every_sample_applies_with_strict_validation() {
     let plane = ControlPlane::shared().await.unwrap();
     let client = plane.admin().await.unwrap();
-    let ns = plane.namespace("samples").await.unwrap();
     let samples = workspace_dir().join("config/samples");
     let mut applied = 0;
     for dir in [
@@ -56,6 +55,8 @@ async fn every_sample_applies_with_strict_validation() {
         samples.join("runnersets"),
     ] {
         for (file, text) in manifests::yaml_files(&dir).unwrap() {
+            // Samples may use the same names.
+            let ns = plane.namespace("samples").await.unwrap();
             for document in manifests::parse(&text).unwrap() {
                 let object: DynamicObject = serde_json::from_value(document).unwrap();
                 let created = create(&client, &ns, &object, "Strict", false).await;

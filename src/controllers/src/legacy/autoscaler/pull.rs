@@ -1,5 +1,5 @@
 //! Pull metrics of autoscalers: GitHub is asked beside the reconcile, once per sync period, so that a slow answer never delays a webhook's job.
-//! reconcile → [`read`] (what is known; starts asking when due) … [`ask`](super::ask::ask) … → remembered, and the autoscaler is looked at again.
+//! reconcile → [`read`] (what is known; starts asking when due) … [`ask`] … → remembered, and the autoscaler is looked at again.
 
 use std::{
     collections::{HashMap, HashSet},
