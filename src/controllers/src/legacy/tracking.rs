@@ -30,7 +30,7 @@ use muster_core::{
     autoscale::reservation::{self, Kind},
     pods::{
         PodView,
-        liveness::{Listed, Verdict, assess, listing_age, look_interval},
+        liveness::{Busy, Listed, Verdict, assess, listing_age, look_interval},
         phase::PodPhase,
         unregister::REGISTRATION_POLL,
     },
@@ -118,7 +118,8 @@ pub(super) async fn track(
         ));
     }
 
-    let busy = is_busy(context, pod, view, now).await;
+    let known = is_busy(context, pod, view, now).await;
+    let busy = known.protects();
     let changes = changes_protection(pod, view, busy);
     let mut marks = if changes {
         protection(pod, busy)
@@ -142,7 +143,11 @@ pub(super) async fn track(
             }
             None => wait = wait.min(Duration::try_from(patience).unwrap_or(Duration::from_secs(10))),
         }
-    } else if busy != Some(true) {
+    } else if known.vouches() {
+        // No call: the end of its job is noticed no later than by a look.
+        let interval = look_interval(view.deadlines.offline).max(SignedDuration::from_secs(1));
+        wait = wait.min(Duration::try_from(interval).unwrap_or(resync));
+    } else {
         wait = wait.min(check_liveness(context, pod, view, now).await?);
     }
     if changes || !marks.is_empty() {
@@ -151,14 +156,20 @@ pub(super) async fn track(
     Ok(Action::requeue(wait))
 }
 
-/// Whether the runner has a job: by the ledger at once, where none is kept by GitHub's listing, a minute old at most. `None` is unknown and changes nothing.
-async fn is_busy(context: &Context, pod: &Pod, view: &PodView, now: Timestamp) -> Option<bool> {
+/// Whether the runner has a job: by the ledger, and where none is kept by GitHub's cached listing.
+async fn is_busy(context: &Context, pod: &Pod, view: &PodView, now: Timestamp) -> Busy {
     let by_ledger = pool_of(pod).and_then(|pool| ledger_says_busy(context, &pool, &view.runner_name));
     if by_ledger.is_some() || view.runner_id.is_none() {
-        return by_ledger;
+        return Busy {
+            by_ledger,
+            by_listing: None,
+        };
     }
     let runner = listed(context, pod, view, false, now).await.ok().flatten();
-    runner.map(|runner| runner.busy)
+    Busy {
+        by_ledger,
+        by_listing: runner.map(|runner| runner.busy),
+    }
 }
 
 /// The runner in GitHub's listing: the cached one, or while the pool fails a fresh one, so that a healed pool is noticed at once.

@@ -31,6 +31,28 @@ pub enum Verdict {
     Ghost,
 }
 
+/// What is known of a runner's having a job, by where it is known from; `None` where that source does not know the runner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Busy {
+    /// The ledger of an autoscaler, which hears of a job's beginning and end at once.
+    pub by_ledger: Option<bool>,
+    /// GitHub's cached listing, a minute old at most.
+    pub by_listing: Option<bool>,
+}
+
+impl Busy {
+    /// Whether the pod is to be protected from evictions; `None` changes nothing.
+    pub fn protects(self) -> Option<bool> {
+        self.by_ledger.or(self.by_listing)
+    }
+
+    /// Whether GitHub need not be asked if the runner is still there. An old listing is no reason: it would hide the end of the job, and a container that hangs
+    /// after it, for as long as it is cached.
+    pub fn vouches(self) -> bool {
+        self.by_ledger == Some(true)
+    }
+}
+
 /// The limit, [`Deadlines::offline`](super::phase::Deadlines), is spent in fifths: two until somebody looks, two of patience, one that the listing may be old.
 const PARTS: i32 = 5;
 
@@ -66,6 +88,25 @@ pub fn assess(pod: &PodView, listed: Option<Listed>, since: Option<Timestamp>, n
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cached_listing_protects_a_runner_but_does_not_vouch_for_it() {
+        for (by_ledger, by_listing, protects, vouches) in [
+            (None, None, None, false),
+            (None, Some(true), Some(true), false),
+            (None, Some(false), Some(false), false),
+            (Some(true), None, Some(true), true),
+            (Some(true), Some(false), Some(true), true),
+            (Some(false), None, Some(false), false),
+            (Some(false), Some(true), Some(false), false),
+        ] {
+            let busy = Busy {
+                by_ledger,
+                by_listing,
+            };
+            assert_eq!((busy.protects(), busy.vouches()), (protects, vouches), "{busy:?}");
+        }
+    }
 
     #[test]
     fn a_runner_is_a_ghost_after_the_deadline_and_never_while_busy() {
