@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::PersistentVolume};
 use kube::{
     ResourceExt,
     api::{Patch, PatchParams},
@@ -16,6 +16,8 @@ use muster_tests::{
 use serde_json::{Value, json};
 
 const MINUTE: Duration = Duration::from_mins(1);
+/// Shorter than the manager's `--sync-period`: what is done by then was not left to the safety net.
+const BEFORE_RESYNC: Duration = Duration::from_secs(40);
 
 async fn until_registered(world: &World, count: usize) {
     world
@@ -88,12 +90,34 @@ async fn more_free_volumes_than_are_to_be_kept_go_as_their_policy_says() {
             .await
             .unwrap();
         world.pool("pool", |pool| pool.replicas = Some(3)).await.unwrap();
-        annotate(&world, json!({"muster.dev/kept-volumes": "1"})).await;
+        // Either the limit is there when the volumes become free, or it comes afterwards.
+        let limit = json!({"muster.dev/kept-volumes": "1"});
+        let is_early = policy == ReclaimPolicy::Delete;
+        if is_early {
+            annotate(&world, limit.clone()).await;
+        }
         until_registered(&world, 3).await;
         world.scale_pool("pool", 0).await.unwrap();
         world.until_nothing_left(MINUTE).await.unwrap();
+        if !is_early {
+            let is_released = |volume: &PersistentVolume| {
+                volume
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.phase.as_deref() == Some("Released"))
+            };
+            world
+                .until("three volumes are free", MINUTE, async |world| {
+                    let volumes = world.storage()?.volumes();
+                    let free = volumes.iter().filter(|volume| is_released(volume)).count();
+                    Ok((free, volumes.len()) == (3, 3))
+                })
+                .await
+                .unwrap();
+            annotate(&world, limit).await;
+        }
         world
-            .until("one volume is kept", MINUTE, async |world| {
+            .until("one volume is kept", BEFORE_RESYNC, async |world| {
                 Ok(world.storage()?.volumes().len() == 1 && world.claims().await?.is_empty())
             })
             .await

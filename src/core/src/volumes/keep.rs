@@ -1,6 +1,6 @@
 //! How many free volumes are kept and for how long; what is beyond goes as its reclaim policy says.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -47,12 +47,9 @@ pub fn fate(
     if !volume.is_free(claims) {
         return Fate::Busy;
     }
-    let rank = |volume: &VolumeView| (std::cmp::Reverse(since(volume)), volume.name.clone());
-    let own = rank(volume);
-    let fresher = all
-        .iter()
-        .filter(|other| other.template == volume.template && other.is_free(claims))
-        .filter(|other| rank(other) < own)
+    let own = rank(volume, &since);
+    let fresher = free_like(volume, all, claims)
+        .filter(|other| rank(other, &since) < own)
         .count();
     let until = since(volume).checked_add(limits.age).unwrap_or(Timestamp::MAX);
     if fresher < limits.count && now < until {
@@ -62,6 +59,39 @@ pub fn fate(
         Reclaim::Reclaimed => Fate::HandBack,
         Reclaim::Retain => Fate::Forget,
     }
+}
+
+/// Names of the free volumes of `volume`'s template that are one too many, as [`fate`] decides, because `limits.count` others were used later.
+pub fn displaced<'a>(
+    volume: &VolumeView,
+    all: &'a [VolumeView],
+    claims: &BTreeSet<String>,
+    limits: Limits,
+    since: impl Fn(&VolumeView) -> Timestamp,
+) -> Vec<&'a str> {
+    let mut free: Vec<&VolumeView> = free_like(volume, all, claims).collect();
+    if free.len() <= limits.count {
+        return Vec::new();
+    }
+    free.sort_by_cached_key(|other| rank(other, &since));
+    free.iter()
+        .skip(limits.count)
+        .map(|other| other.name.as_str())
+        .collect()
+}
+
+/// Used last comes first; the name decides between two of the same moment.
+fn rank(volume: &VolumeView, since: impl Fn(&VolumeView) -> Timestamp) -> (Reverse<Timestamp>, String) {
+    (Reverse(since(volume)), volume.name.clone())
+}
+
+fn free_like<'a>(
+    volume: &VolumeView,
+    all: &'a [VolumeView],
+    claims: &BTreeSet<String>,
+) -> impl Iterator<Item = &'a VolumeView> {
+    all.iter()
+        .filter(|other| other.template == volume.template && other.is_free(claims))
 }
 
 #[cfg(test)]
@@ -118,6 +148,43 @@ mod tests {
         assert_eq!(of(4, 0, 999), Fate::Busy);
         assert_eq!(of(5, 1, 60), Fate::Kept { until: t(150) });
         assert_eq!(of(5, 0, 60), Fate::Forget);
+    }
+
+    #[test]
+    fn displaced_are_exactly_those_that_do_not_stay() {
+        // Two of the same moment: the name decides, whichever is looked at.
+        let mut all: Vec<_> = [("a", 10), ("b", 20), ("c", 20), ("d", 30)]
+            .map(|(name, since)| volume(name, since, Holder::Released))
+            .into();
+        all.push(volume("bound", 5, Holder::Bound("x".to_owned())));
+        all.push(VolumeView {
+            template: "another".to_owned(),
+            ..volume("other", 0, Holder::Released)
+        });
+        let claims = BTreeSet::new();
+        let since = |volume: &VolumeView| volume.since.unwrap();
+        let expected = [
+            vec!["d", "b", "c", "a"],
+            vec!["b", "c", "a"],
+            vec!["c", "a"],
+            vec!["a"],
+            vec![],
+        ];
+        for (count, expected) in expected.into_iter().enumerate() {
+            let limits = Limits {
+                count,
+                age: SignedDuration::from_hours(1),
+            };
+            assert_eq!(
+                displaced(&all[3], &all, &claims, limits, since),
+                expected,
+                "{count} are kept"
+            );
+            for view in &all[..4] {
+                let stays = matches!(fate(view, &all, &claims, limits, since, t(60)), Fate::Kept { .. });
+                assert_eq!(stays, !expected.contains(&view.name.as_str()), "{}", view.name);
+            }
+        }
     }
 
     #[test]

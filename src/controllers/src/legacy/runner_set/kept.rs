@@ -13,10 +13,13 @@ use muster_core::volumes::{
     Holder, VolumeView,
     keep::{self, Fate, Limits},
 };
-use muster_crds::keys;
+use muster_crds::{keys, legacy::RunnerSet};
 use serde_json::json;
 
-use super::offer::{COMPONENT, keeper, keeps, kept, living_claims, write};
+use super::{
+    super::Queues,
+    offer::{COMPONENT, keeper, keeps, kept, living_claims, write},
+};
 use crate::{
     context::Context,
     error::{Error, is_conflict, is_not_found},
@@ -29,20 +32,19 @@ const RECHECK: Duration = Duration::from_secs(30);
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
 /// One look at a kept volume: whether it is kept any longer.
-pub(super) async fn reconcile(volume: Arc<PersistentVolume>, context: Arc<Context>) -> Result<Action, Error> {
+pub(super) async fn reconcile(
+    volume: Arc<PersistentVolume>,
+    context: Arc<Context>,
+    queues: Arc<Queues>,
+) -> Result<Action, Error> {
     let uid = volume.uid().unwrap_or_default();
     let (Some((namespace, name)), Some(view)) = (keeper(&volume), VolumeView::of(&volume)) else {
         return Ok(Action::await_change());
     };
     let now = context.clock.now();
     let set = context.caches.runner_sets.get(namespace, name);
-    let limits = match &set {
-        Some(set) if keeps(set) => context.settings.volumes.limits(set),
-        _ => Limits {
-            count: usize::MAX,
-            age: keep::ORPHANED,
-        },
-    };
+    let limits = limits(&context, set.as_deref());
+    let is_orphan = !set.as_deref().is_some_and(keeps);
     let owners = context.caches.stateful_sets.in_namespace(namespace);
     let owners: Vec<String> = owners.iter().map(|owner| owner.name_any()).collect();
     let claims = living_claims(
@@ -58,13 +60,26 @@ pub(super) async fn reconcile(volume: Arc<PersistentVolume>, context: Arc<Contex
     if !view.is_free(&claims) {
         context.storage.forget(&when_free(&view.name));
     }
+    if !is_orphan {
+        context.storage.forget(&when_orphan(&view.name));
+    }
     let since = |volume: &VolumeView| {
         let seen = || context.storage.since(&when_free(&volume.name), now);
-        volume.since.unwrap_or_else(seen)
+        let free = volume.since.unwrap_or_else(seen);
+        // However long it was free before: a RunnerSet that is made again finds it.
+        if is_orphan {
+            free.max(context.storage.since(&when_orphan(&volume.name), now))
+        } else {
+            free
+        }
     };
     match keep::fate(&view, &all, &claims, limits, since, now) {
         Fate::Busy => return Ok(Action::requeue(context.resync(&uid))),
         Fate::Kept { until } => {
+            // This one may have taken the place of others, whose own last look found them kept.
+            for name in keep::displaced(&view, &all, &claims, limits, since) {
+                queues.volumes.add("", name);
+            }
             let wait = super::super::until(Some(until), now).unwrap_or_default();
             return Ok(Action::requeue(wait.min(context.resync(&uid))));
         }
@@ -83,6 +98,22 @@ pub(super) async fn reconcile(volume: Arc<PersistentVolume>, context: Arc<Contex
     }
     tracing::info!(controller = COMPONENT, object = %format_args!("{namespace}/{name}"), volume = %view.name, reclaim = ?view.reclaim, "A volume is not kept any longer.");
     Ok(Action::requeue(RECHECK))
+}
+
+/// What a RunnerSet keeps; one that is gone, or keeps no volumes, leaves them for a moment.
+pub(super) fn limits(context: &Context, set: Option<&RunnerSet>) -> Limits {
+    set.filter(|set| keeps(set)).map_or(
+        Limits {
+            count: usize::MAX,
+            age: keep::ORPHANED,
+        },
+        |set| context.settings.volumes.limits(set),
+    )
+}
+
+/// Under what it is remembered since when nobody keeps a volume.
+pub(super) fn when_orphan(volume: &str) -> String {
+    format!("orphan/{volume}")
 }
 
 /// Under what it is remembered since when a volume is free, on clusters that do not say (before Kubernetes 1.28).

@@ -71,6 +71,8 @@ impl VolumeSettings {
 pub(crate) struct Storage {
     /// Since when a claim is on its way out, or a volume free, by UID.
     first_seen: Mutex<HashMap<String, Timestamp>>,
+    /// What each RunnerSet keeps, by namespace and name.
+    limits: Mutex<HashMap<(String, String), Limits>>,
     nodes: Mutex<Option<(Timestamp, Option<Vec<NodeView>>)>>,
 }
 
@@ -79,6 +81,17 @@ impl Storage {
     pub(super) fn since(&self, uid: &str, now: Timestamp) -> Timestamp {
         let mut seen = self.first_seen.lock().unwrap_or_else(PoisonError::into_inner);
         *seen.entry(uid.to_owned()).or_insert(now)
+    }
+
+    /// Remembers what a RunnerSet keeps, `None` for one that is gone; true when that has changed.
+    pub(super) fn limits_changed(&self, namespace: &str, set: &str, limits: Option<Limits>) -> bool {
+        let mut all = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (namespace.to_owned(), set.to_owned());
+        let before = match limits {
+            Some(limits) => all.insert(key, limits),
+            None => all.remove(&key),
+        };
+        before != limits
     }
 
     /// The object is gone, or in another state.
@@ -153,6 +166,21 @@ async fn list(client: &Client) -> Result<Vec<NodeView>, kube::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_of_limits_is_told_once() {
+        let storage = Storage::default();
+        let limits = |count| {
+            Some(Limits {
+                count,
+                age: SignedDuration::ZERO,
+            })
+        };
+        let told = [limits(1), limits(1), limits(2), None, None, limits(2)]
+            .map(|limits| storage.limits_changed("a", "b", limits));
+        assert_eq!(told, [true, false, true, true, false, true]);
+        assert!(storage.limits_changed("a", "another", limits(2)));
+    }
 
     #[test]
     fn annotations_of_the_runner_set_win_over_the_flags() {

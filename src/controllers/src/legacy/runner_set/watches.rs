@@ -2,11 +2,11 @@
 //!
 //! | change of | wakes |
 //! |---|---|
-//! | RunnerSet | itself; the autoscalers that refer to it |
+//! | RunnerSet | itself; the autoscalers that refer to it; its kept volumes, when it keeps others than before |
 //! | StatefulSet | its RunnerSet; its claims |
 //! | pod of a StatefulSet | its RunnerSet; its claims |
 //! | claim | itself; its RunnerSet |
-//! | kept volume | itself; its RunnerSet |
+//! | kept volume | itself; its RunnerSet; by its reconcile those that it displaces |
 //!
 //! All but RunnerSets are selected by label: volumes and claims of others cost nothing.
 
@@ -88,8 +88,15 @@ impl Feeds {
             self.sets.wakes(move |set| {
                 let (namespace, name) = place(set);
                 let target = TargetId::new(TargetKind::Set, &*namespace, &*name);
-                if context.caches.runner_sets.get(&namespace, &name).is_none() {
+                let current = context.caches.runner_sets.get(&namespace, &name);
+                if current.is_none() {
                     context.metrics.target(&target, None);
+                }
+                let limits = current.as_deref().map(|set| kept::limits(&context, Some(set)));
+                if context.storage.limits_changed(&namespace, &name, limits) {
+                    for volume in offer::kept(&context, &namespace, &name) {
+                        wake.volumes.add("", &volume.name_any());
+                    }
                 }
                 wake.runner_sets.add(&namespace, &name);
                 wake_autoscalers(&context, &wake, &target);
@@ -126,6 +133,7 @@ impl Feeds {
                 let name = volume.name_any();
                 if context.caches.volumes.get("", &name).is_none() {
                     context.storage.forget(&kept::when_free(&name));
+                    context.storage.forget(&kept::when_orphan(&name));
                     context.storage.forget(&volume.uid().unwrap_or_default());
                 }
                 wake.volumes.add("", &name);
@@ -223,7 +231,10 @@ pub(in crate::legacy) async fn control(
     .run(
         Arc::clone(&context),
         shutdown.clone(),
-        kept::reconcile,
+        {
+            let queues = Arc::clone(&queues);
+            move |volume, context| kept::reconcile(volume, context, Arc::clone(&queues))
+        },
         count_failure,
     );
     futures::join!(sets.boxed(), of_claims.boxed(), of_volumes.boxed());
