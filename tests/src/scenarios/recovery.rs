@@ -73,6 +73,12 @@ pub async fn with_pool(world: World) -> Result<World> {
     world.deployment("pool", |_| {}).await?;
     world.autoscaler("pool", "pool", |_| {}).await?;
     until_ready(&world).await?;
+    // The deployment is watched apart from the autoscaler: an event between the two would be for nobody.
+    let seen = async |world: &World| {
+        let status = world.get_autoscaler("pool").await?.status;
+        Ok(status.is_some_and(|status| status.desired_replicas.is_some()))
+    };
+    world.until("the pool is known", MINUTE, seen).await?;
     Ok(world)
 }
 
