@@ -1,10 +1,10 @@
 //! Points in time that keep the offset they were written with: what "at eight in the evening" means depends on it.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use jiff::{Timestamp, fmt::temporal::Pieces, tz::Offset};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::time::as_rfc3339_text;
 
 /// An instant and the offset from UTC that its writer had in mind.
 ///
@@ -37,32 +37,7 @@ impl fmt::Display for LocalTime {
     }
 }
 
-impl Serialize for LocalTime {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for LocalTime {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
-
-impl JsonSchema for LocalTime {
-    fn schema_name() -> Cow<'static, str> {
-        "LocalTime".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "format": "date-time"})
-    }
-}
+as_rfc3339_text!(LocalTime);
 
 #[cfg(test)]
 mod tests {

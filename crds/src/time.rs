@@ -1,13 +1,44 @@
 //! Points in time as they stand on the wire, where whole seconds are too coarse.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
 const NANOS_PER_MICRO: i32 = 1_000;
+
+/// Serde and schema of a time that stands as RFC 3339 text on the wire.
+macro_rules! as_rfc3339_text {
+    ($time:ident) => {
+        impl serde::Serialize for $time {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $time {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl schemars::JsonSchema for $time {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($time).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "format": "date-time"})
+            }
+        }
+    };
+}
+pub(crate) use as_rfc3339_text;
 
 /// An instant with microsecond precision.
 ///
@@ -61,32 +92,7 @@ impl fmt::Display for MicroTime {
     }
 }
 
-impl Serialize for MicroTime {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for MicroTime {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
-
-impl JsonSchema for MicroTime {
-    fn schema_name() -> Cow<'static, str> {
-        "MicroTime".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "format": "date-time"})
-    }
-}
+as_rfc3339_text!(MicroTime);
 
 #[cfg(test)]
 mod tests {

@@ -144,6 +144,13 @@ impl Process {
         }
     }
 
+    /// Whether the process has ended by itself, with these words at the end of its log.
+    pub fn has_ended_with(&mut self, words: &str) -> bool {
+        self.running
+            .as_mut()
+            .is_some_and(|running| running.ended().is_some() && running.log_tail(1_000).contains(words))
+    }
+
     /// Whether the process runs.
     pub fn is_running(&mut self) -> bool {
         self.running

@@ -21,6 +21,8 @@ const TABLES: [&str; 4] = [
     "content_types_forms_and_the_vectors_of_the_specification",
     "the_vectors_of_the_specification_verify",
 ];
+/// The program under load.
+const WEBHOOK_SERVER: &str = "github-webhook-server";
 /// Spec part 90, PAIN-05.
 const ANSWER: Duration = Duration::from_secs(1);
 /// Period of the recovery loops, half of the default.
@@ -86,7 +88,9 @@ async fn tables(running: &Running<'_>) -> Result<Verdict> {
 }
 
 async fn burst(running: &Running<'_>) -> Result<Verdict> {
-    let server = main_job::optimized(running).await?.join("github-webhook-server");
+    let server = main_job::optimized(running, &[WEBHOOK_SERVER])
+        .await?
+        .join(WEBHOOK_SERVER);
     let figures = running
         .scenario(run_burst(
             "accept-burst",

@@ -254,24 +254,19 @@ async fn fuzz_with_coverage(running: &Running<'_>) -> Result<Verdict> {
     ))
 }
 
-/// Builds the webhook server and the benchmarks as they are shipped; answers their folder.
-pub(super) async fn optimized(running: &Running<'_>) -> Result<PathBuf> {
-    let args = [
-        "build",
-        "--workspace",
-        "--release",
-        "--bin",
-        "github-webhook-server",
-        "--bin",
-        "bench",
-    ];
+/// Makes an optimized build of these programs; answers their folder.
+pub(super) async fn optimized(running: &Running<'_>, programs: &[&str]) -> Result<PathBuf> {
+    let mut args = vec!["build", "--workspace", "--release"];
+    args.extend(programs.iter().flat_map(|program| ["--bin", *program]));
     let built = running.run("cargo", &args, &[]).await?;
     ensure!(built.is_success(), "{}", built.last_line());
     Ok(target_dir().join("release"))
 }
 
 pub(super) async fn memory(running: &Running<'_>) -> Result<Verdict> {
-    let program = optimized(running).await?.join("bench");
+    let program = optimized(running, &["github-webhook-server", "bench"])
+        .await?
+        .join("bench");
     let args = ["webhook", "--memory", "--seconds", MEMORY_SECONDS];
     let ran = running
         .runner

@@ -2,12 +2,13 @@
 //! (90 PAIN-07, FEATURE 3).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::{
     Api, ResourceExt,
@@ -52,7 +53,11 @@ pub struct Abandoned {
     pub pods: usize,
     /// Of those, pods on a node that was lost.
     pub lost: usize,
-    /// Until the pods of the living node were gone.
+    /// Until the namespace controller had told all pods to go: it makes 20 calls a second, and asks for every kind of object.
+    pub told_after: Duration,
+    /// From the end of its grace period until a pod of the living node was gone, the slowest one.
+    pub slowest: Duration,
+    /// Until all pods of the living node were gone.
     pub pods_gone_after: Duration,
     /// Until nothing of ours was left in the namespace.
     pub empty_after: Duration,
@@ -170,8 +175,10 @@ async fn delete(world: &World, lost: &BTreeSet<String>) -> Result<Abandoned> {
     let begun = Instant::now();
     let (mut with_condition, mut reasons) = (BTreeSet::new(), BTreeSet::new());
     let (mut pods_gone_after, mut empty_after) = (None, None);
+    let mut farewell = Farewell::default();
     loop {
         let left = world.pods().await?;
+        farewell.see(&left, lost, begun.elapsed());
         for pod in &left {
             if let Some(reason) = unclear_reason(pod) {
                 reasons.insert(reason);
@@ -192,6 +199,8 @@ async fn delete(world: &World, lost: &BTreeSet<String>) -> Result<Abandoned> {
             return Ok(Abandoned {
                 pods,
                 lost: lost.len(),
+                told_after: farewell.told_after,
+                slowest: farewell.slowest,
                 pods_gone_after: pods_gone_after.unwrap_or(PATIENCE),
                 empty_after: empty_after.unwrap_or(PATIENCE),
                 gone_after: begun.elapsed(),
@@ -203,6 +212,36 @@ async fn delete(world: &World, lost: &BTreeSet<String>) -> Result<Abandoned> {
             });
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// How the pods of the living node go.
+#[derive(Debug, Default)]
+struct Farewell {
+    /// End of the grace period of those that are there.
+    ends: BTreeMap<String, Timestamp>,
+    told_after: Duration,
+    slowest: Duration,
+}
+
+impl Farewell {
+    fn see(&mut self, left: &[Pod], lost: &BTreeSet<String>, elapsed: Duration) {
+        let now = Timestamp::now();
+        let mut there = BTreeMap::new();
+        for pod in left.iter().filter(|pod| !lost.contains(&pod.name_any())) {
+            match &pod.metadata.deletion_timestamp {
+                Some(end) => {
+                    there.insert(pod.name_any(), end.0);
+                }
+                None => self.told_after = elapsed,
+            }
+        }
+        for (pod, end) in std::mem::replace(&mut self.ends, there) {
+            if !self.ends.contains_key(&pod) {
+                let late = Duration::try_from(now.duration_since(end)).unwrap_or_default();
+                self.slowest = self.slowest.max(late);
+            }
+        }
     }
 }
 

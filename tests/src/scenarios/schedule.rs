@@ -46,7 +46,7 @@ struct Answer {
 }
 
 /// What came out of a comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compared {
     /// Lists of overrides.
     pub scenarios: usize,

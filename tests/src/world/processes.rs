@@ -86,6 +86,9 @@ struct ManagerCommands {
     admission: Option<(Certificate, Vec<u16>)>,
 }
 
+/// What a manager that lost the lead says last.
+const LOST_THE_LEAD: &str = "lost the leader election";
+
 fn webhook_component(replica: usize) -> String {
     match replica {
         0 => WEBHOOK_COMPONENT.to_owned(),
@@ -94,10 +97,14 @@ fn webhook_component(replica: usize) -> String {
 }
 
 impl World {
-    /// Fails when a process has ended although nobody killed it.
+    /// Fails when a process has ended although nobody killed it. One of two managers that lost the lead is started anew, as a kubelet does.
     pub async fn check_alive(&self) -> Result<()> {
+        let is_pair = self.standby.lock().await.is_some();
         for manager in self.managers() {
             if let Some(manager) = manager.lock().await.as_mut() {
+                if is_pair && manager.has_ended_with(LOST_THE_LEAD) {
+                    manager.launch()?;
+                }
                 manager.check_alive()?;
             }
         }

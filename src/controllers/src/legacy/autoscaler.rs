@@ -4,6 +4,7 @@
 mod ask;
 pub(crate) mod gauges;
 pub(crate) mod pull;
+mod said;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -12,7 +13,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
@@ -20,11 +21,10 @@ use kube::{
 };
 use muster_core::{
     autoscale::{
-        desired::{Decision, End, Fate, Input, TargetPatch, TargetView, decide},
+        desired::{End, Fate, Input, TargetPatch, TargetView, decide},
         reservation::{self, Kind},
-        schedule::{self, Schedule},
+        schedule,
     },
-    explain::{Code, LIMITED},
     go,
     pods::PodView,
     target::{TargetId, TargetKind},
@@ -36,14 +36,13 @@ use muster_crds::{
 };
 use serde_json::{Map, json};
 
-use self::pull::Reading;
+use self::said::{Said, complain, limited, report, verdicts};
 use super::target::Target;
 use crate::{
-    conditions::{self, Verdict},
+    conditions::Verdict,
     context::Context,
     ends::{Pool, pool_of},
     error::{Error, is_not_found},
-    events::Severity,
     owner::ControllerOwner,
 };
 
@@ -438,134 +437,4 @@ async fn write_ledger(
         .await
         .map_err(Error::apply("tidy spec.capacityReservations"))?;
     Ok(())
-}
-
-/// What a condition of an autoscaler says that scales all the same.
-struct Said {
-    type_: &'static str,
-    /// Reason and message of what is wrong.
-    trouble: Option<(&'static str, String)>,
-}
-
-impl Said {
-    fn verdict(&self) -> Verdict<'_> {
-        let (reason, message) = match &self.trouble {
-            Some((reason, message)) => (*reason, message.as_str()),
-            None => (self.type_, ""),
-        };
-        Verdict {
-            type_: self.type_,
-            status: self.trouble.is_none(),
-            default: true,
-            reason,
-            message,
-        }
-    }
-}
-
-/// Metrics that are unknown and overrides that are ignored stop nothing; they are said.
-fn verdicts(reading: &Reading, schedule: &Schedule) -> Vec<Said> {
-    let mut all = vec![Said {
-        type_: conditions::SCHEDULE_VALID,
-        trouble: (!schedule.problems.is_empty())
-            .then(|| (Code::ScheduleInvalid.as_str(), schedule.problems.join("; "))),
-    }];
-    // Before GitHub has been asked the condition stays as it is.
-    if reading.is_settled {
-        all.push(Said {
-            type_: conditions::METRICS_PULLED,
-            trouble: reading.trouble.clone(),
-        });
-    }
-    all
-}
-
-/// Whether more jobs want a runner than may have one.
-fn limited(decision: &Decision, schedule: &Schedule, max: i64) -> Verdict<'static> {
-    let status = decision.live > schedule.max.unwrap_or(max).max(0);
-    let code = if schedule.max.is_some() {
-        Code::ScheduledOverride
-    } else {
-        Code::MaxReplicasReached
-    };
-    let (reason, message) = if status {
-        (
-            code.as_str(),
-            "More jobs are queued than maxReplicas allows runners.",
-        )
-    } else {
-        ("WithinBounds", "")
-    };
-    Verdict {
-        type_: LIMITED,
-        status,
-        default: false,
-        reason,
-        message,
-    }
-}
-
-/// An Event for each new trouble, as upstream's when it cannot compute replicas.
-fn complain(context: &Context, autoscaler: &HorizontalRunnerAutoscaler, verdicts: &[Said]) {
-    for (_, message) in verdicts.iter().filter_map(|said| said.trouble.as_ref()) {
-        context.recorder.record(
-            autoscaler,
-            COMPONENT,
-            Severity::Warning,
-            "RunnerAutoscalingFailure",
-            message,
-        );
-    }
-}
-
-async fn report(
-    context: &Context,
-    autoscaler: &HorizontalRunnerAutoscaler,
-    decision: &Decision,
-    (verdicts, summary): (&[Verdict<'_>], Option<String>),
-    now: Timestamp,
-) -> Result<Option<Duration>, Error> {
-    let old = autoscaler.status.clone().unwrap_or_default();
-    let conditions = conditions::with_all(
-        old.conditions.as_deref().unwrap_or_default(),
-        [Verdict::HEALTHY].iter().chain(verdicts),
-        autoscaler.metadata.generation,
-        now,
-    );
-    if old.desired_replicas == Some(decision.desired)
-        && decision.scaled_out_at.is_none()
-        && conditions.is_none()
-        && old.scheduled_overrides_summary == summary
-    {
-        return Ok(None);
-    }
-    // What the next decision depends on is written at once; the rest at most once per second.
-    if decision.scaled_out_at.is_none()
-        && let Some(wait) = context.gate.admit(&autoscaler.uid().unwrap_or_default(), now)
-    {
-        return Ok(Some(wait));
-    }
-    let mut status = Map::new();
-    status.insert("desiredReplicas".to_owned(), json!(decision.desired));
-    if old.scheduled_overrides_summary != summary {
-        status.insert("scheduledOverridesSummary".to_owned(), json!(summary));
-    }
-    if let Some(at) = decision.scaled_out_at {
-        status.insert("lastSuccessfulScaleOutTime".to_owned(), json!(Time(at)));
-    }
-    if let Some(conditions) = conditions {
-        status.insert("conditions".to_owned(), json!(conditions));
-    }
-    let api: Api<HorizontalRunnerAutoscaler> = Api::namespaced(
-        context.client.clone(),
-        &autoscaler.namespace().unwrap_or_default(),
-    );
-    api.patch_status(
-        &autoscaler.name_any(),
-        &PatchParams::default(),
-        &Patch::Merge(json!({ "status": status })),
-    )
-    .await
-    .map_err(Error::apply("write the status"))?;
-    Ok(None)
 }

@@ -258,13 +258,16 @@ impl PodView {
     }
 
     /// True when the agent ended by itself with success: what an ephemeral runner does after its job. A pod that was being deleted, was evicted or whose agent
-    /// failed has not ended but was lost, and nothing follows from it about jobs (spec 20, "demand decides what is created").
+    /// failed has not ended but was lost, and nothing follows from it about jobs (spec 20, "demand decides what is created"). Neither does anything from the
+    /// end of a runner that was asked to unregister and was not found busy: GitHub may have removed it while it was idle, and its agent stops before that is written down.
     pub fn has_ended(&self) -> bool {
         let exited_well = match self.runner {
             RunnerContainer::Terminated { exit_code } => exit_code == 0,
             _ => self.phase == PodPhase::Succeeded,
         };
-        exited_well && self.is_stopped() && self.deletion_at.is_none() && !self.unregistration_complete
+        let may_have_been_idle =
+            self.unregistration_complete || (self.unregistration_requested && !self.failure_recorded);
+        exited_well && self.is_stopped() && self.deletion_at.is_none() && !may_have_been_idle
     }
 }
 
@@ -352,6 +355,25 @@ mod tests {
         }));
         assert!(view.is_stopped() && view.has_ended());
         assert_eq!(view.class(t(0)), PodClass::Completed);
+    }
+
+    #[test]
+    fn an_end_says_nothing_of_jobs_when_the_runner_may_have_been_idle() {
+        let asked = (keys::ANNOTATION_UNREGISTRATION_REQUEST, "2027-01-15T08:00:00Z");
+        let busy = (keys::ANNOTATION_UNREGISTRATION_FAILURE, "it runs a job");
+        let removed = (keys::ANNOTATION_UNREGISTRATION_COMPLETE, "2027-01-15T08:00:01Z");
+        for (marks, ended) in [
+            (&[][..], true),
+            (&[asked], false),
+            (&[asked, busy], true),
+            (&[asked, removed], false),
+        ] {
+            let marks: std::collections::BTreeMap<_, _> = marks.iter().copied().collect();
+            let view = pod(serde_json::json!({
+                "metadata": {"name": "a", "annotations": marks}, "status": {"phase": "Succeeded"}}));
+            assert!(view.is_stopped());
+            assert_eq!(view.has_ended(), ended, "{marks:?}");
+        }
     }
 
     #[test]

@@ -134,31 +134,46 @@ impl NumberedLogin {
     }
 
     fn credentials(&self) -> Result<Credentials, CredentialsError> {
-        if let Some(token) = &self.token {
-            return Ok(Credentials::Token(SecretString::from(
-                token.expose_secret().trim(),
-            )));
-        }
-        match (&self.app_id, self.app_installation_id, &self.app_private_key) {
-            (Some(app_id), Some(installation_id), Some(key)) => Ok(Credentials::App {
-                app_id: app_id.to_string(),
-                installation_id,
-                private_key: private_key(key)?,
-            }),
-            (app_id, installation_id, key) => {
-                let missing = [
-                    (app_id.is_none(), "GITHUB_APP_ID"),
-                    (installation_id.is_none(), "GITHUB_APP_INSTALLATION_ID"),
-                    (key.is_none(), "GITHUB_APP_PRIVATE_KEY"),
-                ];
-                let missing = missing.iter().filter(|(absent, _)| *absent);
-                Err(CredentialsError::Numbered {
-                    missing: missing
-                        .map(|(_, name)| format!("{name}_{}", self.number))
-                        .collect(),
-                })
-            }
-        }
+        let parts = (&self.app_id, self.app_installation_id, &self.app_private_key);
+        let variables = [
+            "GITHUB_APP_ID",
+            "GITHUB_APP_INSTALLATION_ID",
+            "GITHUB_APP_PRIVATE_KEY",
+        ];
+        token_or_app(self.token.as_ref(), parts, |missing| CredentialsError::Numbered {
+            missing: missing
+                .zip(variables)
+                .filter(|(absent, _)| *absent)
+                .map(|(_, name)| format!("{name}_{}", self.number))
+                .collect(),
+        })
+    }
+}
+
+/// What an App's login is made of: its id, its installation, its key.
+type AppParts<'a> = (&'a Option<AppId>, Option<u64>, &'a Option<SecretString>);
+
+/// The token where there is one, or else the App, or else what `lacks` makes of which of its parts are missing.
+fn token_or_app(
+    token: Option<&SecretString>,
+    parts: AppParts<'_>,
+    lacks: impl FnOnce(std::array::IntoIter<bool, 3>) -> CredentialsError,
+) -> Result<Credentials, CredentialsError> {
+    if let Some(token) = token {
+        // A Secret made from a file often ends in a newline, which no header may contain.
+        return Ok(Credentials::Token(SecretString::from(
+            token.expose_secret().trim(),
+        )));
+    }
+    match parts {
+        (Some(app_id), Some(installation_id), Some(key)) => Ok(Credentials::App {
+            app_id: app_id.to_string(),
+            installation_id,
+            private_key: private_key(key)?,
+        }),
+        (app_id, installation_id, key) => Err(lacks(
+            [app_id.is_none(), installation_id.is_none(), key.is_none()].into_iter(),
+        )),
     }
 }
 
@@ -315,36 +330,21 @@ impl GitHubArgs {
                 password: password.clone(),
             });
         }
-        if let Some(token) = &self.token {
-            // A Secret made from a file often ends in a newline, which no header may contain.
-            return Ok(Credentials::Token(SecretString::from(
-                token.expose_secret().trim(),
-            )));
-        }
-        match (&self.app_id, self.app_installation_id, &self.app_private_key) {
-            (Some(app_id), Some(installation_id), Some(key)) => Ok(Credentials::App {
-                app_id: app_id.to_string(),
-                installation_id,
-                private_key: private_key(key)?,
-            }),
-            (None, None, None) => Err(CredentialsError::Missing),
-            (app_id, installation_id, key) => {
-                let missing = [
-                    (app_id.is_none(), "the App id (GITHUB_APP_ID)"),
-                    (
-                        installation_id.is_none(),
-                        "the installation id (GITHUB_APP_INSTALLATION_ID)",
-                    ),
-                    (key.is_none(), "the private key (GITHUB_APP_PRIVATE_KEY)"),
-                ];
-                let missing = missing
-                    .iter()
-                    .filter(|(absent, _)| *absent)
-                    .map(|(_, name)| *name)
-                    .collect();
-                Err(CredentialsError::Incomplete { missing })
+        let parts = (&self.app_id, self.app_installation_id, &self.app_private_key);
+        let names = [
+            "the App id (GITHUB_APP_ID)",
+            "the installation id (GITHUB_APP_INSTALLATION_ID)",
+            "the private key (GITHUB_APP_PRIVATE_KEY)",
+        ];
+        token_or_app(self.token.as_ref(), parts, |mut missing| {
+            if missing.clone().all(|absent| absent) {
+                return CredentialsError::Missing;
             }
-        }
+            let missing = missing.by_ref().zip(names).filter(|(absent, _)| *absent);
+            CredentialsError::Incomplete {
+                missing: missing.map(|(_, name)| name).collect(),
+            }
+        })
     }
 }
 
