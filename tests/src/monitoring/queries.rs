@@ -1,9 +1,11 @@
 //! The queries of the dashboard and of the alerts.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+
+use crate::keeper::workspace_dir;
 
 /// The alerts, as kustomize applies them.
 pub const RULES: &str = "config/prometheus/prometheus_rule.yaml";
@@ -23,8 +25,7 @@ pub struct Query {
 
 /// A file of the repository.
 pub fn read(path: &str) -> Result<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    fs::read_to_string(root.join(path)).with_context(|| format!("could not read {path}"))
+    fs::read_to_string(workspace_dir().join(path)).with_context(|| format!("could not read {path}"))
 }
 
 /// The alerts' names with their queries.
