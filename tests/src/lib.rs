@@ -13,6 +13,7 @@ pub mod demo;
 pub mod github;
 pub mod keeper;
 pub mod kubelet;
+pub mod monitoring;
 pub mod process;
 pub mod proxy;
 pub mod scenarios;

@@ -297,7 +297,7 @@ pub struct WebhookServerConfig {
     pub flags: Vec<String>,
 }
 
-/// A webhook server's command line and where it listens.
+/// The command line of a server of webhooks, and where it listens.
 #[derive(Clone, Debug)]
 pub struct WebhookServerCommand {
     /// To start it with.
@@ -335,6 +335,50 @@ impl WebhookServerConfig {
         Ok(WebhookServerCommand {
             command,
             url,
+            metrics_url: format!("http://127.0.0.1:{metrics}/metrics"),
+        })
+    }
+}
+
+/// How the metrics server is started.
+#[derive(Clone, Debug)]
+pub struct MetricsServerConfig {
+    /// Base URL of GitHub's API.
+    pub github_url: String,
+    /// Personal access token; none where logs stay unread.
+    pub github_token: Option<String>,
+    /// Secret that deliveries are signed with.
+    pub secret: String,
+    /// Further flags.
+    pub flags: Vec<String>,
+}
+
+impl MetricsServerConfig {
+    /// The command line, with free ports.
+    pub fn command(&self) -> Result<WebhookServerCommand> {
+        let (webhook, metrics) = (free_port()?, free_port()?);
+        let mut args = flags(&[
+            ("webhook-addr", &format!("127.0.0.1:{webhook}")),
+            ("metrics-addr", &format!("127.0.0.1:{metrics}")),
+            ("github-url", &self.github_url),
+            ("log-level", "debug"),
+        ]);
+        args.extend(self.flags.iter().cloned());
+        let mut env = environment();
+        env.insert("GITHUB_WEBHOOK_SECRET_TOKEN".to_owned(), self.secret.clone());
+        if let Some(token) = &self.github_token {
+            env.insert("GITHUB_TOKEN".to_owned(), token.clone());
+        }
+        let command = Command {
+            name: "actions-metrics-server".to_owned(),
+            program: binary("actions-metrics-server")?,
+            args,
+            env,
+            ready: Some(format!("http://127.0.0.1:{metrics}/readyz")),
+        };
+        Ok(WebhookServerCommand {
+            command,
+            url: format!("http://127.0.0.1:{webhook}/"),
             metrics_url: format!("http://127.0.0.1:{metrics}/metrics"),
         })
     }

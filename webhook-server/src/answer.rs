@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use muster_core::routing::AutoscalerId;
+use muster_intake::{Reason, Refusal};
 
 /// Header that names the autoscalers of an answer as `namespace/name`, comma-separated.
 pub const AUTOSCALER_HEADER: HeaderName = HeaderName::from_static("x-muster-autoscaler");
@@ -196,6 +197,21 @@ impl Answer {
     /// Status code.
     pub fn status(&self) -> StatusCode {
         self.outcome.status()
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        let outcome = match refusal.reason {
+            Reason::Unauthorized => Outcome::Unauthorized,
+            Reason::Malformed => Outcome::Malformed,
+            Reason::UnsupportedMediaType => Outcome::UnsupportedMediaType,
+            Reason::TooLarge => Outcome::TooLarge,
+            Reason::Timeout => Outcome::Timeout,
+            Reason::Method => Outcome::Method,
+            Reason::Busy => Outcome::Busy,
+        };
+        Self::new(outcome, refusal.text)
     }
 }
 

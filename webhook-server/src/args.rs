@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use muster_intake::{SecretFlags, positive, secret};
 use muster_runtime::args::{
     self, Env, Exit, GitHubArgs, GitHubEnv, GitHubFlags, GoDuration, LogArgs, LogFlags,
 };
 use muster_runtime::lease;
 use muster_runtime::serve::Address;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
 use crate::replay::{HookName, ReplaySettings};
 
@@ -18,8 +19,6 @@ use crate::replay::{HookName, ReplaySettings};
 /// most.
 pub const DEFAULT_QUEUE_LIMIT: usize = 1_024;
 
-const SECRET_VARIABLE: &str = "GITHUB_WEBHOOK_SECRET_TOKEN";
-const PREVIOUS_SECRET_VARIABLE: &str = "GITHUB_WEBHOOK_SECRET_TOKEN_PREVIOUS";
 const DEBUG_TOKEN_VARIABLE: &str = "MUSTER_DEBUG_TOKEN";
 
 /// Receives GitHub's webhooks and writes the demand for runners into autoscalers.
@@ -39,12 +38,6 @@ struct Flags {
     /// absent, zero or negative.
     #[arg(long, value_name = "N", value_parser = args::parse_int, default_value = "0")]
     queue_limit: i64,
-    /// Secret that webhooks are signed with [env: `GITHUB_WEBHOOK_SECRET_TOKEN`].
-    #[arg(long, value_name = "SECRET", value_parser = args::secret)]
-    github_webhook_secret_token: Option<SecretString>,
-    /// Secret that webhooks may still be signed with while it is being replaced [env: `GITHUB_WEBHOOK_SECRET_TOKEN_PREVIOUS`].
-    #[arg(long, value_name = "SECRET", value_parser = args::secret)]
-    github_webhook_previous_secret_token: Option<SecretString>,
     /// PEM file with the certificate chain for TLS on the webhook address; plain HTTP when absent. Read again when it changes.
     #[arg(long, value_name = "PATH", default_value = "")]
     tls_cert_file: String,
@@ -83,6 +76,8 @@ struct Flags {
     /// repeated.
     #[arg(long, value_name = "HOOK")]
     replay_hook: Vec<HookName>,
+    #[command(flatten)]
+    secrets: SecretFlags,
     #[command(flatten)]
     github: GitHubFlags,
     #[command(flatten)]
@@ -178,34 +173,8 @@ impl Settings {
                 ignored.first()
             ));
         }
-        let secret = secret(
-            flags.github_webhook_secret_token,
-            env,
-            SECRET_VARIABLE,
-            &mut notices,
-        )?;
-        let previous = self::secret(
-            flags.github_webhook_previous_secret_token,
-            env,
-            PREVIOUS_SECRET_VARIABLE,
-            &mut notices,
-        )?;
-        if secret.is_none() && previous.is_some() {
-            return Err(Exit::failure(format_args!(
-                "{PREVIOUS_SECRET_VARIABLE} is set without {SECRET_VARIABLE}: the secret that webhooks have now comes first"
-            )));
-        }
-        let debug_token = self::secret(flags.debug_token, env, DEBUG_TOKEN_VARIABLE, &mut notices)?;
-        match &secret {
-            None => notices.push(format!(
-                "No webhook secret: deliveries are accepted unsigned; set {SECRET_VARIABLE} to what the webhook has on GitHub"
-            )),
-            Some(secret) if secret.expose_secret().trim() != secret.expose_secret() => notices.push(
-                "The webhook secret begins or ends with white space, which belongs to it: signatures fail unless GitHub's has it too"
-                    .to_owned(),
-            ),
-            Some(_) => {}
-        }
+        let secrets = flags.secrets.resolve(env, &mut notices)?;
+        let debug_token = secret(flags.debug_token, env, DEBUG_TOKEN_VARIABLE, &mut notices)?;
         let watch_namespace = Some(flags.watch_namespace).filter(|namespace| !namespace.is_empty());
         notices.push(match &watch_namespace {
             Some(namespace) => format!("Watching the namespace {namespace}"),
@@ -218,7 +187,7 @@ impl Settings {
             metrics_addr: address(&flags.metrics_addr, ":8080")?,
             watch_namespace,
             queue_limit: positive(flags.queue_limit).unwrap_or(DEFAULT_QUEUE_LIMIT),
-            secrets: secret.into_iter().chain(previous).collect(),
+            secrets,
             tls: tls_files(flags.tls_cert_file, flags.tls_key_file)?,
             debug_token,
             kubeconfig: kubeconfig.clone(),
@@ -248,26 +217,6 @@ impl Settings {
     }
 }
 
-/// A secret of the command line, or else of the environment; empty ones count as absent.
-fn secret(
-    flag: Option<SecretString>,
-    env: &Env,
-    variable: &str,
-    notices: &mut Vec<String>,
-) -> Result<Option<SecretString>, Exit> {
-    if let Some(given) = flag.filter(|secret| !secret.expose_secret().is_empty()) {
-        return Ok(Some(given));
-    }
-    let text = env
-        .get(variable)
-        .map_err(Exit::failure)?
-        .filter(|text| !text.is_empty());
-    if text.is_some() {
-        notices.push(format!("A secret is taken from {variable}"));
-    }
-    Ok(text.map(SecretString::from))
-}
-
 fn tls_files(certificate: String, key: String) -> Result<Option<TlsFiles>, Exit> {
     match (certificate.is_empty(), key.is_empty()) {
         (true, true) => Ok(None),
@@ -281,14 +230,10 @@ fn tls_files(certificate: String, key: String) -> Result<Option<TlsFiles>, Exit>
     }
 }
 
-fn positive(number: i64) -> Option<usize> {
-    usize::try_from(number)
-        .ok()
-        .filter(|number| *number > 0 && *number <= 1 << 20)
-}
-
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     fn parse(words: &[&str], env: &[(&str, &str)]) -> Result<Settings, Exit> {

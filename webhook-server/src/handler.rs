@@ -12,11 +12,11 @@ use http::HeaderMap;
 use moka::future::Cache;
 use muster_core::autoscale::reservation::JobKey;
 use muster_core::routing::{AutoscalerView, Nearest, Routing, Visibility, WorkflowAction};
-use muster_github::events::TriggerPayload;
+use muster_github::events::{TriggerPayload, action_label, event_label};
+use muster_intake::{BodyBudget, guid};
 use muster_runtime::clock::Clock;
 use muster_runtime::serve::Readiness;
 use secrecy::SecretString;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::answer::{Answer, Outcome};
@@ -28,9 +28,6 @@ use crate::metrics::{DeliveryLabels, Metrics, SignatureLabels};
 use crate::notices::Notices;
 use crate::replay::Heard;
 use crate::unmatched::{Unmatched, UnmatchedLog, short_labels};
-
-/// Memory for bodies that are larger than a delivery about a job ever is, in KiB.
-const BODY_BUDGET: u32 = 128 << 10;
 
 /// Deliveries whose answers are remembered, and for how long. The ledger makes a repetition harmless; the
 /// memory saves its write.
@@ -80,7 +77,7 @@ pub struct App {
     was_ready: AtomicBool,
     settings: AppSettings,
     memory: Cache<Remembered, Answer>,
-    body_budget: Arc<Semaphore>,
+    bodies: BodyBudget,
 }
 
 impl App {
@@ -103,7 +100,7 @@ impl App {
                 .max_capacity(REMEMBERED)
                 .time_to_live(REMEMBERED_FOR)
                 .build(),
-            body_budget: Arc::new(Semaphore::new(usize::try_from(BODY_BUDGET).unwrap_or_default())),
+            bodies: BodyBudget::default(),
         }
     }
 
@@ -117,18 +114,9 @@ impl App {
         self.index.has_event_triggers()
     }
 
-    /// Room for a large body.
-    ///
-    /// # Errors
-    /// Never in practice; an answer when the server ends.
-    pub(crate) async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Answer> {
-        let kibibytes = u32::try_from(bytes >> 10)
-            .unwrap_or(BODY_BUDGET)
-            .clamp(1, BODY_BUDGET);
-        Arc::clone(&self.body_budget)
-            .acquire_many_owned(kibibytes)
-            .await
-            .map_err(|_| Answer::new(Outcome::Busy, "the server is stopping"))
+    /// Room for large bodies.
+    pub(crate) fn bodies(&self) -> &BodyBudget {
+        &self.bodies
     }
 
     /// The answer while not everything has been read; none once it has.
@@ -169,13 +157,12 @@ pub async fn handle(app: &App, headers: &HeaderMap, body: Bytes, received: Insta
             "ignored: this server has no use for events of this type",
         ),
         Delivery::Job(job) => {
-            let guid = delivery::guid(headers);
-            let answer = take_job(app, &job, guid, received).await;
+            let answer = take_job(app, &job, guid(headers), received).await;
             heard(app, headers, &answer, job.repository());
             return answer;
         }
         Delivery::Trigger(payload) => {
-            let answer = take_event(app, &payload, delivery::guid(headers), received).await;
+            let answer = take_event(app, &payload, guid(headers), received).await;
             heard(app, headers, &answer, &payload.repository.full_name);
             return answer;
         }
@@ -186,7 +173,7 @@ pub async fn handle(app: &App, headers: &HeaderMap, body: Bytes, received: Insta
 
 /// Tells delivery replay of what arrived by itself.
 fn heard(app: &App, headers: &HeaderMap, answer: &Answer, repository: &str) {
-    let accepted = delivery::guid(headers).filter(|_| answer.status().is_success());
+    let accepted = guid(headers).filter(|_| answer.status().is_success());
     app.settings.heard.note(headers, accepted, repository);
 }
 
@@ -227,12 +214,7 @@ pub async fn take_event(
 ) -> Answer {
     let answer = triggers::answer(app, payload, guid, received + app.settings.commit_deadline).await;
     let kind = delivery::trigger_facts(payload).kind;
-    count(
-        app,
-        kind.name(),
-        delivery::action_label(kind.action()),
-        answer.outcome,
-    );
+    count(app, kind.name(), action_label(kind.action()), answer.outcome);
     tracing::debug!(
         delivery = guid.unwrap_or_default(),
         event = kind.name(),
@@ -314,10 +296,10 @@ fn note_waiting(app: &App, job: &Job<'_>) {
 
 /// Counts and logs a delivery that concerns neither a job nor a trigger.
 pub(crate) fn observe_refused(app: &App, headers: &HeaderMap, answer: &Answer) {
-    let event = delivery::event_label(headers);
+    let event = event_label(headers);
     count(app, event, "", answer.outcome);
     tracing::debug!(
-        delivery = delivery::guid(headers).unwrap_or_default(),
+        delivery = guid(headers).unwrap_or_default(),
         event,
         outcome = answer.outcome.as_str(),
         answer = %answer.body,

@@ -36,11 +36,11 @@ use std::time::Duration;
 
 use kube::Client;
 use muster_crds::legacy::{HorizontalRunnerAutoscaler, RunnerDeployment, RunnerSet};
-use muster_github::{Auth, BuildError, GitHub, Shared, UrlError, UrlSettings, Urls};
-use muster_runtime::args::{Credentials, CredentialsError};
+use muster_github::GitHub;
+use muster_intake::{LoginError, github_client};
 use muster_runtime::client::{ClientError, ClientMetrics, configuration, connect};
 use muster_runtime::clock::Clock;
-use muster_runtime::metrics::{Exposition, Registry, VERSION, new_registry};
+use muster_runtime::metrics::{Exposition, Registry, new_registry};
 use muster_runtime::serve::{
     AddressError, Certificate, CertificateError, Limits, Readiness, health_router, metrics_router, serve,
     serve_tls,
@@ -56,7 +56,6 @@ use groups::Groups;
 use handler::{App, AppSettings};
 use index::Index;
 use metrics::Metrics;
-use muster_github::metrics::{Budgets, GitHubMetrics};
 use notices::Notices;
 use replay::{Heard, Replay, ReplayMetrics, ReplaySettings};
 use unmatched::{UnmatchedLog, debug_router};
@@ -73,15 +72,9 @@ pub enum StartError {
     /// There is no Kubernetes client.
     #[error("could not set up the Kubernetes client")]
     Client(#[from] ClientError),
-    /// The GitHub login names a key file that cannot be read.
-    #[error("could not read the GitHub credentials")]
-    Credentials(#[from] CredentialsError),
-    /// A GitHub URL cannot be used.
-    #[error("a GitHub URL cannot be used")]
-    Url(#[from] UrlError),
     /// The GitHub login cannot be used.
-    #[error("could not set up the GitHub client")]
-    GitHub(#[from] BuildError),
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// The certificate cannot be used.
     #[error("could not set up TLS for webhooks")]
     Tls(#[from] CertificateError),
@@ -150,7 +143,8 @@ impl Server {
         for notice in &settings.notices {
             tracing::info!("{notice}");
         }
-        let github = github(&settings, &clock, &mut registry)?;
+        let without = "runner groups' visibility is not checked";
+        let github = github_client(&settings.github, &clock, &mut registry, without)?;
         let groups = github.clone().map(|github| Groups::new(github, clock.clone()));
         let certificate = match &settings.tls {
             Some(files) => Some(Certificate::read(&files.certificate, &files.key)?),
@@ -341,48 +335,4 @@ fn replay(
         clock,
         settings,
     })
-}
-
-/// The client that is asked about runner groups and deliveries, where there is a login for one.
-fn github(settings: &Settings, clock: &Clock, registry: &mut Registry) -> Result<Option<GitHub>, StartError> {
-    let args = &settings.github;
-    let auth = match args.credentials() {
-        Ok(Credentials::Basic { username, password }) => Auth::Basic { username, password },
-        Ok(Credentials::Token(token)) => Auth::Token(token),
-        Ok(Credentials::App {
-            app_id,
-            installation_id,
-            private_key,
-        }) => Auth::App {
-            app_id,
-            installation_id,
-            private_key,
-        },
-        Err(CredentialsError::Missing) => {
-            tracing::info!("GitHub client is not configured; runner groups' visibility is not checked");
-            return Ok(None);
-        }
-        Err(error @ (CredentialsError::Incomplete { .. } | CredentialsError::Numbered { .. })) => {
-            tracing::warn!(error = %error, "GitHub client is not configured; runner groups' visibility is not checked");
-            return Ok(None);
-        }
-        Err(error @ CredentialsError::KeyFile { .. }) => return Err(error.into()),
-    };
-    let urls = Urls::resolve(&UrlSettings {
-        enterprise: args.enterprise_url.clone(),
-        api: args.url.clone(),
-        upload: args.upload_url.clone(),
-        runner: args.runner_url.clone(),
-    })?;
-    let now = clock.clone();
-    let builder = Shared::builder(Arc::new(move || now.now()))
-        .version(VERSION)
-        .observer(Arc::new(GitHubMetrics::register(registry)));
-    let shared = match args.calls_per_hour {
-        Some(calls) => builder.calls_per_hour(calls),
-        None => builder,
-    }
-    .build()?;
-    Budgets::register(&shared, registry);
-    Ok(Some(GitHub::new(auth, urls, &shared)?))
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use muster_runtime::metrics::Announce as _;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -85,17 +86,17 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let webhook = registry.sub_registry_with_prefix("muster_webhook");
-        webhook.register(
+        webhook.announce(
             "deliveries",
             "Deliveries by event, action and outcome",
             metrics.deliveries.clone(),
         );
-        webhook.register(
+        webhook.announce(
             "signatures",
             "Signed deliveries by the secret that fits: once previous stands still, it can be dropped",
             metrics.signatures.clone(),
         );
-        webhook.register(
+        webhook.announce(
             "commits",
             "Patches of autoscalers by outcome",
             metrics.commits.clone(),
@@ -106,28 +107,28 @@ impl Metrics {
             Unit::Seconds,
             metrics.commit_seconds.clone(),
         );
-        webhook.register("batch_size", "Events per patch", metrics.batch_size.clone());
-        webhook.register(
+        webhook.announce("batch_size", "Events per patch", metrics.batch_size.clone());
+        webhook.announce(
             "conflicts",
             "Patches refused because the autoscaler had changed",
             metrics.conflicts.clone(),
         );
-        webhook.register(
+        webhook.announce(
             "unmatched",
             "Deliveries that matched no autoscaler",
             metrics.unmatched.clone(),
         );
-        webhook.register(
+        webhook.announce(
             "duplicates",
             "Repeated deliveries answered from memory",
             metrics.duplicates.clone(),
         );
-        webhook.register(
+        webhook.announce(
             "queue_depth",
             "Deliveries that wait for a commit",
             metrics.waiting.clone(),
         );
-        webhook.register(
+        webhook.announce(
             "autoscalers",
             "Autoscalers in the index",
             metrics.autoscalers.clone(),

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicI64;
 
 use muster_core::target::{TargetId, TargetKind};
+use muster_runtime::metrics::Announce as _;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -61,18 +62,18 @@ impl Metrics {
             pull: PullGauges::register(registry),
             ..Self::default()
         };
-        registry.register(
+        registry.announce(
             "runnerdeployment_spec_replicas",
             "Wanted runners of a RunnerDeployment",
             this.deployment_replicas.clone(),
         );
-        registry.register(
+        registry.announce(
             "runnerset_spec_replicas",
             "Wanted runners of a RunnerSet",
             this.runner_set_replicas.clone(),
         );
         let mut autoscaler = |name: &str, help: &str, family: &ByAutoscaler| {
-            registry.register(format!("horizontalrunnerautoscaler_{name}"), help, family.clone());
+            registry.announce(format!("horizontalrunnerautoscaler_{name}"), help, family.clone());
         };
         autoscaler("spec_min_replicas", "minReplicas of an autoscaler", &this.min);
         autoscaler("spec_max_replicas", "maxReplicas of an autoscaler", &this.max);
@@ -81,27 +82,27 @@ impl Metrics {
             "Desired replicas of an autoscaler",
             &this.desired,
         );
-        registry.register(
+        registry.announce(
             "muster_autoscaler_live_jobs",
             "Jobs that count as demand",
             this.live_jobs.clone(),
         );
-        registry.register(
+        registry.announce(
             "muster_runner_pods_created",
             "Runner pods created",
             this.pods_created.clone(),
         );
-        registry.register(
+        registry.announce(
             "muster_unregistrations",
             "Runner pods found safe to delete, by reason",
             this.unregistrations.clone(),
         );
-        registry.register(
+        registry.announce(
             "muster_leftover_runners",
             "Runners whose pods are gone and that GitHub may still list, since it gave no clear answer",
             this.leftovers.clone(),
         );
-        registry.register(
+        registry.announce(
             "muster_reconcile_failures",
             "Failed reconciles, by class",
             this.failures.clone(),

@@ -8,6 +8,7 @@ pub mod autoscale;
 pub mod explain;
 pub mod go;
 pub mod hash;
+pub mod job_metrics;
 pub mod pods;
 pub mod quantity;
 pub mod routing;

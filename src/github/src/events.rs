@@ -1,7 +1,11 @@
 //! Webhook payloads, read leniently: only what Muster uses, unknown fields ignored, null counts as absent (spec 03 §1.6, §1.7).
 
+mod details;
+mod labels;
 mod triggers;
 
+pub use details::{DetailedJob, JobDetails, job_details};
+pub use labels::{action_label, event_label};
 pub use triggers::{TriggerKind, TriggerPayload};
 
 use jiff::Timestamp;

@@ -61,17 +61,24 @@ impl GitHubMetrics {
             "Requests left in this hour",
             this.remaining.clone(),
         );
-        registry.register(
-            "muster_external_call_duration_seconds",
-            "Calls to GitHub that went over the network",
-            this.calls.clone(),
-        );
-        registry.register(
-            "muster_external_calls_saved",
-            "Calls to GitHub answered from the cache or held back by a known limit",
-            this.saved.clone(),
-        );
+        registry.register_collector(Box::new(Calls(this.clone())));
         this
+    }
+}
+
+/// Shows the calls by their labels, named from the start.
+#[derive(Debug)]
+struct Calls(GitHubMetrics);
+
+impl Collector for Calls {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let GitHubMetrics { calls, saved, .. } = &self.0;
+        let help = "Calls to GitHub that went over the network";
+        let name = "muster_external_call_duration_seconds";
+        calls.encode(encoder.encode_descriptor(name, help, None, MetricType::Histogram)?)?;
+        let help = "Calls to GitHub answered from the cache or held back by a known limit";
+        let name = "muster_external_calls_saved";
+        saved.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
     }
 }
 

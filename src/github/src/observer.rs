@@ -34,11 +34,15 @@ pub enum CallFamily {
     ListHooks,
     /// One repository, for its name or its id.
     GetRepository,
+    /// Where the log of a job is.
+    JobLog,
+    /// The log of a job itself, from wherever GitHub keeps it.
+    DownloadLog,
 }
 
 impl CallFamily {
     /// All families, for metrics that want their series from the start.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::InstallationToken,
         Self::RegistrationToken,
         Self::ListRunners,
@@ -51,6 +55,8 @@ impl CallFamily {
         Self::GetDelivery,
         Self::ListHooks,
         Self::GetRepository,
+        Self::JobLog,
+        Self::DownloadLog,
     ];
 
     /// The family's name as a metric label.
@@ -68,6 +74,8 @@ impl CallFamily {
             Self::GetDelivery => "get_delivery",
             Self::ListHooks => "list_hooks",
             Self::GetRepository => "get_repository",
+            Self::JobLog => "job_log",
+            Self::DownloadLog => "download_log",
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Shared(Arc<Inner>);
 
 struct Inner {
     http: ClientWithMiddleware,
+    /// The same connections without cache, budget and login, for what is not GitHub's API.
+    plain: reqwest::Client,
     store: Store,
     clock: Clock,
     observer: Arc<dyn Observer>,
@@ -189,6 +191,7 @@ impl SharedBuilder {
             max_body: self.max_body,
         };
         Ok(Shared(Arc::new(Inner {
+            plain: client.clone(),
             http: ClientBuilder::new(client)
                 .with(cache::layer(store.clone()))
                 .with(wire)
@@ -205,13 +208,19 @@ impl SharedBuilder {
     }
 }
 
-/// Renamed repositories answer with a redirect on the same host; a credential must not follow one to elsewhere.
+/// Renamed repositories answer with a redirect on the same host; a credential must not follow one to elsewhere, nor to a log that is kept on
+/// the same host: that is fetched without it.
 fn follow_on_the_same_host(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Action {
+    let to_log = attempt.status() == StatusCode::FOUND
+        && attempt
+            .previous()
+            .last()
+            .is_some_and(|previous| previous.path().ends_with("/logs"));
     let same_host = attempt
         .previous()
         .last()
         .is_some_and(|previous| previous.origin() == attempt.url().origin());
-    if same_host && attempt.previous().len() <= 5 {
+    if same_host && !to_log && attempt.previous().len() <= 5 {
         attempt.follow()
     } else {
         attempt.stop()
@@ -279,6 +288,15 @@ impl Shared {
 
     pub(crate) fn operation_timeout(&self) -> Duration {
         self.0.operation_timeout
+    }
+
+    /// The client for addresses that GitHub named, to which no credential is sent.
+    pub(crate) fn plain(&self) -> &reqwest::Client {
+        &self.0.plain
+    }
+
+    pub(crate) fn observer(&self) -> &dyn Observer {
+        &*self.0.observer
     }
 
     pub(crate) fn store(&self) -> &Store {

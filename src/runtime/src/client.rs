@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use crate::metrics::Announce as _;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
@@ -109,7 +110,7 @@ impl ClientMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let help = "Requests to the Kubernetes API by status code, method and host";
-        registry.register("rest_client_requests", help, metrics.0.clone());
+        registry.announce("rest_client_requests", help, metrics.0.clone());
         metrics
     }
 

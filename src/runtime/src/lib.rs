@@ -8,6 +8,7 @@ pub mod clock;
 pub mod drive;
 pub mod lease;
 pub mod metrics;
+pub mod process;
 pub mod serve;
 pub mod shutdown;
 pub mod telemetry;

@@ -23,6 +23,9 @@ pub enum Family {
     GetRun,
     ListJobs,
     GetJob,
+    JobLog,
+    /// A log itself, from where GitHub keeps it: no call of the API.
+    LogFile,
     RunnerGroups,
     Hooks,
     Deliveries,
@@ -51,6 +54,8 @@ impl Family {
             Self::GetRun => "get_run",
             Self::ListJobs => "list_jobs",
             Self::GetJob => "get_job",
+            Self::JobLog => "job_log",
+            Self::LogFile => "log_file",
             Self::RunnerGroups => "runner_groups",
             Self::Hooks => "hooks",
             Self::Deliveries => "deliveries",
@@ -63,6 +68,11 @@ impl Family {
             Self::AgentAbandon => "agent_abandon",
             Self::AgentRemove => "agent_remove",
         }
+    }
+
+    /// Is it a call of the REST API, with a credential?
+    pub fn is_api(self) -> bool {
+        !self.is_agent() && self != Self::LogFile
     }
 
     /// Is it a call of a runner, not of the REST API?

@@ -56,6 +56,8 @@ pub struct JobSpec {
     pub waiting: bool,
     /// Ends like this although its runner reports success, for example `failure`.
     pub conclusion: Option<String>,
+    /// What its last step returns where it fails.
+    pub exit_code: u32,
 }
 
 impl JobSpec {
@@ -74,6 +76,7 @@ impl JobSpec {
             run_id: None,
             waiting: false,
             conclusion: None,
+            exit_code: 1,
         }
     }
 
@@ -110,6 +113,13 @@ impl JobSpec {
     pub fn waiting(mut self) -> Self {
         self.waiting = true;
         self
+    }
+
+    /// Fails because a command returns this.
+    #[must_use]
+    pub fn fails_with(mut self, exit_code: u32) -> Self {
+        self.exit_code = exit_code;
+        self.concludes("failure")
     }
 
     /// Ends with this conclusion although its runner reports success.

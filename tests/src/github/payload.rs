@@ -375,10 +375,15 @@ impl JobPayload {
         (1_u64..)
             .zip(names)
             .map(|(number, name)| {
+                // What fails is the test; what stands around it is GitHub's own.
+                let conclusion = match self.conclusion.as_deref() {
+                    Some("failure") if *name != "Test" => Some("success"),
+                    other => other,
+                };
                 json!({
                     "name": name,
                     "status": action,
-                    "conclusion": self.conclusion,
+                    "conclusion": conclusion,
                     "number": number,
                     "started_at": seconds(started_at),
                     "completed_at": self.completed_at.map(seconds)

@@ -39,6 +39,8 @@ mod kubelet;
 mod kubernetes_mode;
 mod main_job;
 mod manifests;
+mod metrics_server;
+mod monitoring;
 mod process;
 mod protection;
 mod recovery;

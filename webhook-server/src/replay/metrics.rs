@@ -1,5 +1,6 @@
 //! What delivery replay counts.
 
+use muster_runtime::metrics::Announce as _;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -29,22 +30,22 @@ impl ReplayMetrics {
     /// Metrics that `registry` shows.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register(
+        registry.announce(
             "muster_replay_enabled",
             "1 while deliveries that were missed are looked for, by this replica or another",
             metrics.enabled.clone(),
         );
-        registry.register(
+        registry.announce(
             "muster_missed_deliveries",
             "Deliveries that GitHub's log shows without a 2xx, once per GUID",
             metrics.missed.clone(),
         );
-        registry.register(
+        registry.announce(
             "muster_recovered_deliveries",
             "Missed deliveries that were dealt with, by outcome",
             metrics.recovered.clone(),
         );
-        registry.register(
+        registry.announce(
             "muster_replay_scans",
             "Scans of a hook's delivery log, by outcome",
             metrics.scans.clone(),

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
 use axum::body::Body;
+use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use muster_runtime::metrics::Announce as _;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -55,27 +56,27 @@ impl AdmissionMetrics {
             answers: Family::default(),
         };
         let prefixed = registry.sub_registry_with_prefix("controller_runtime_webhook");
-        prefixed.register(
+        prefixed.announce(
             "requests",
             "Admission requests by HTTP status",
             metrics.requests.clone(),
         );
-        prefixed.register(
+        prefixed.announce(
             "latency_seconds",
             "Duration of admission requests",
             metrics.latency.clone(),
         );
-        prefixed.register(
+        prefixed.announce(
             "requests_in_flight",
             "Admission requests that are being answered",
             metrics.in_flight.clone(),
         );
-        prefixed.register(
+        prefixed.announce(
             "panics",
             "Admission requests that panicked",
             metrics.panics.clone(),
         );
-        registry.register(
+        registry.announce(
             "muster_admission_answers",
             "Admission requests by what was answered",
             metrics.answers.clone(),

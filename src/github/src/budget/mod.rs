@@ -35,7 +35,7 @@ const MOST_BUCKETS: usize = 32;
 /// How urgent a call is. Later ones come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
-    /// Refines what would also be right without: which runners to keep.
+    /// Refines what would also be right without: which runners to keep, exit codes of failed jobs.
     Cosmetic,
     /// What decisions are made from: listings of runners, runs and jobs, deliveries that failed.
     Reconcile,
@@ -71,6 +71,7 @@ impl Lane {
             | CallFamily::ListJobs
             | CallFamily::GetJob
             | CallFamily::GetRepository => Self::Reconcile,
+            CallFamily::JobLog | CallFamily::DownloadLog => Self::Cosmetic,
         }
     }
 }

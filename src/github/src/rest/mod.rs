@@ -9,6 +9,7 @@ mod hooks;
 mod leaf;
 mod link;
 mod listing;
+mod logs;
 mod path;
 mod pooled;
 mod repositories;

@@ -14,5 +14,6 @@ mod calls;
 mod fake;
 mod hooks;
 mod login;
+mod logs;
 mod paging;
 mod queue;

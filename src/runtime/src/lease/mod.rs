@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use crate::metrics::Announce as _;
 use kube::{Client, config::Kubeconfig};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -124,7 +125,7 @@ impl LeaseMetrics {
     /// Creates the metric in `registry`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register(
+        registry.announce(
             "leader_election_master_status",
             "1 while this process is the leader",
             metrics.0.clone(),

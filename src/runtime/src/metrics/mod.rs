@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header};
 use prometheus_client::{
+    collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
     metrics::{gauge::ConstGauge, info::Info},
+    registry::Metric,
 };
 
 pub use prometheus_client::registry::Registry;
@@ -27,6 +29,41 @@ pub fn new_registry(component: &'static str) -> Registry {
     registry.register_collector(Box::new(BuildInfo(component)));
     registry.register_collector(Box::new(process::Process));
     registry
+}
+
+/// Registers families so that their name, type and help are shown from the start.
+///
+/// The library leaves a family out until it has a series. Then a dashboard cannot tell a name that is wrong from an event that has not happened
+/// yet, and neither can a test.
+pub trait Announce {
+    /// Registers a family of metrics.
+    fn announce(&mut self, name: impl Into<String>, help: &str, family: impl Metric);
+}
+
+impl Announce for Registry {
+    fn announce(&mut self, name: impl Into<String>, help: &str, family: impl Metric) {
+        self.register_collector(Box::new(Announced {
+            name: name.into(),
+            // As the library ends the help of what it registers.
+            help: format!("{help}."),
+            family,
+        }));
+    }
+}
+
+#[derive(Debug)]
+struct Announced<M> {
+    name: String,
+    help: String,
+    family: M,
+}
+
+impl<M: Metric> Collector for Announced<M> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let kind = self.family.metric_type();
+        let metric = encoder.encode_descriptor(&self.name, &self.help, None, kind)?;
+        self.family.encode(metric)
+    }
 }
 
 /// A finished registry, ready to be shown. Cheap to clone.
@@ -100,7 +137,7 @@ impl Form {
 #[derive(Debug)]
 struct BuildInfo(&'static str);
 
-impl prometheus_client::collector::Collector for BuildInfo {
+impl Collector for BuildInfo {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let info = Info::new([("component", self.0), ("version", VERSION)].to_vec());
         let metric = encoder.encode_descriptor(
@@ -127,6 +164,8 @@ fn encode_gauge(
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::{counter::Counter, family::Family};
+
     use super::*;
 
     fn negotiated(accept: &[&'static str]) -> Form {
@@ -156,6 +195,23 @@ mod tests {
             Form::Classic
         );
         assert_eq!(negotiated(&["application/openmetrics-text;q=0"]), Form::Classic);
+    }
+
+    #[test]
+    fn a_family_is_announced_before_its_first_series() {
+        let family = Family::<Vec<(&'static str, &'static str)>, Counter>::default();
+        let mut registry = Registry::default();
+        registry
+            .sub_registry_with_prefix("some")
+            .announce("things", "Things that happened", family.clone());
+        let exposition = Exposition::new(registry);
+        let announced = "# HELP some_things_total Things that happened.\n# TYPE some_things_total counter\n";
+        assert_eq!(exposition.encode(Form::Classic).unwrap(), announced);
+        family.get_or_create(&vec![("kind", "good")]).inc();
+        assert_eq!(
+            exposition.encode(Form::Classic).unwrap(),
+            format!("{announced}some_things_total{{kind=\"good\"}} 1\n")
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Announce as _;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -56,38 +57,38 @@ impl ReconcileMetrics {
             max_concurrent: Family::default(),
         };
         let prefixed = registry.sub_registry_with_prefix("controller_runtime");
-        prefixed.register("reconcile", "Reconciles per controller", metrics.total.clone());
-        prefixed.register(
+        prefixed.announce("reconcile", "Reconciles per controller", metrics.total.clone());
+        prefixed.announce(
             "reconcile_errors",
             "Failed reconciles per controller",
             metrics.errors.clone(),
         );
-        prefixed.register(
+        prefixed.announce(
             "reconcile_panics",
             "Reconciles that panicked",
             metrics.panics.clone(),
         );
-        prefixed.register(
+        prefixed.announce(
             "terminal_reconcile_errors",
             "Reconciles that failed in a way that only a change of the object can mend",
             metrics.terminal_errors.clone(),
         );
-        prefixed.register(
+        prefixed.announce(
             "reconcile_timeouts",
             "Reconciles that were given up after their time limit",
             metrics.timeouts.clone(),
         );
-        prefixed.register(
+        prefixed.announce(
             "reconcile_time_seconds",
             "Duration of a reconcile",
             metrics.time.clone(),
         );
-        prefixed.register(
+        prefixed.announce(
             "active_workers",
             "Reconciles that run at present",
             metrics.active.clone(),
         );
-        prefixed.register(
+        prefixed.announce(
             "max_concurrent_reconciles",
             "Limit of reconciles that run at the same time",
             metrics.max_concurrent.clone(),

@@ -22,7 +22,7 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use self::connection::Connection;
 pub use self::{
     address::{Address, AddressError},
-    routes::{Gate, Readiness, health_router, metrics_router},
+    routes::{Gate, Readiness, health_router, metrics_everywhere, metrics_router},
     tls::{Certificate, CertificateError},
 };
 use crate::telemetry::chain;

@@ -25,6 +25,14 @@ pub fn metrics_router(exposition: Exposition) -> Router {
         .with_state(exposition)
 }
 
+/// The same, and on every other path too, as upstream's actions-metrics-server shows them.
+pub fn metrics_everywhere(exposition: Exposition) -> Router {
+    Router::new()
+        .route("/metrics", get(show_metrics))
+        .fallback(get(show_metrics))
+        .with_state(exposition)
+}
+
 async fn show_metrics(State(exposition): State<Exposition>, headers: HeaderMap) -> Response {
     let form = Form::negotiate(&headers);
     match exposition.encode(form) {

@@ -52,6 +52,8 @@ pub(crate) fn answer(core: &Arc<Core>, ask: &Ask<'_>) -> Reply {
                 .filter(|job| job.repository.eq_ignore_ascii_case(repository))
                 .map_or_else(Reply::not_found, |job| Reply::ok(&job_json(&job)))
         }
+        Endpoint::JobLog(repository, id) => job_log(core, ask, repository, *id),
+        Endpoint::LogFile(id) => log_file(core, ask, *id),
         Endpoint::Groups(login) => groups(core, ask, login),
         Endpoint::GroupRepositories(login, id) => group_repositories(core, ask, login, *id),
         Endpoint::Hooks(hook) => hook_api::hooks(core, ask, hook),
@@ -282,6 +284,39 @@ fn job_json(job: &JobView) -> Value {
         "runner_group_id": job.runner.as_ref().map(|runner| runner.group_id),
         "runner_group_name": job.runner.as_ref().map(|runner| runner.group_name.as_str())
     })
+}
+
+/// Proves that a log was asked for before it is fetched: what stands in the address instead of a credential.
+const LOG_SIGNATURE: &str = "kept-from-logs";
+
+/// Where the log of a job is, once there is one.
+fn job_log(core: &Core, ask: &Ask<'_>, repository: &str, id: u64) -> Reply {
+    let has_log = lock(&core.world).job(id).is_some_and(|job| {
+        job.repository.eq_ignore_ascii_case(repository)
+            && job.state == JobState::Completed
+            && job.runner.is_some()
+    });
+    if !has_log {
+        return Reply::not_found();
+    }
+    let location = format!("http://{}/_logs/{id}?sig={LOG_SIGNATURE}", ask.host);
+    Reply::empty(StatusCode::FOUND).with("location", location)
+}
+
+/// The log itself, for whoever has its address; a credential would be one too many.
+fn log_file(core: &Core, ask: &Ask<'_>, id: u64) -> Reply {
+    let signed = ask.call.query.get("sig").is_some_and(|sig| LOG_SIGNATURE == sig);
+    if !signed || ask.headers.contains_key("authorization") {
+        return Reply::empty(StatusCode::FORBIDDEN);
+    }
+    let Some(log) = lock(&core.world).log(id) else {
+        return Reply::empty(StatusCode::NOT_FOUND);
+    };
+    Reply {
+        status: StatusCode::OK,
+        body: Some(log),
+        headers: vec![("content-type", "text/plain".to_owned())],
+    }
 }
 
 fn groups(core: &Core, ask: &Ask<'_>, login: &str) -> Reply {

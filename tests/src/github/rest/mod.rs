@@ -96,9 +96,10 @@ pub(crate) async fn handle(
     let (mut reply, limit) = match instead {
         Some(reply) => (reply, None),
         None if family.is_agent() => (agents::answer(&core, &ask).await, None),
+        None if !family.is_api() => (api::answer(&core, &ask), None),
         None => answer_api(&core, &mut ask),
     };
-    if method == Method::GET && reply.status == StatusCode::OK && !family.is_agent() {
+    if method == Method::GET && reply.status == StatusCode::OK && family.is_api() {
         add_cache_headers(&mut reply, &headers, &core.options);
     }
     let not_modified = reply.status == StatusCode::NOT_MODIFIED;

@@ -31,6 +31,8 @@ pub(crate) enum Endpoint {
     Run(String, u64),
     RunJobs(String, u64),
     Job(String, u64),
+    JobLog(String, u64),
+    LogFile(u64),
     Groups(String),
     GroupRepositories(String, u64),
     Hooks(HookRef),
@@ -61,6 +63,8 @@ impl Endpoint {
             Self::Run(..) => Family::GetRun,
             Self::RunJobs(..) => Family::ListJobs,
             Self::Job(..) => Family::GetJob,
+            Self::JobLog(..) => Family::JobLog,
+            Self::LogFile(_) => Family::LogFile,
             Self::Groups(_) | Self::GroupRepositories(..) => Family::RunnerGroups,
             Self::Hooks(_) => Family::Hooks,
             Self::Deliveries(_) | Self::Delivery(..) => Family::Deliveries,
@@ -91,7 +95,8 @@ impl Endpoint {
             | Self::Runs(name)
             | Self::Run(name, _)
             | Self::RunJobs(name, _)
-            | Self::Job(name, _) => Some(owner_of(name)),
+            | Self::Job(name, _)
+            | Self::JobLog(name, _) => Some(owner_of(name)),
             Self::Groups(login) | Self::GroupRepositories(login, _) => Some(login),
             Self::Hooks(hook)
             | Self::Deliveries(hook)
@@ -194,6 +199,7 @@ fn endpoint(method: &Method, names: &[&str]) -> Endpoint {
     let (get, post) = (method == Method::GET, method == Method::POST);
     match names {
         ["_agent", rest @ ..] => agent_endpoint(method, rest),
+        ["_logs", id] if get => number(id, Endpoint::LogFile),
         ["rate_limit"] if get => Endpoint::RateLimit,
         ["zen" | "meta"] | [] if get => Endpoint::Zen,
         ["app", "installations", id, "access_tokens"] if post => number(id, Endpoint::InstallationToken),
@@ -253,6 +259,7 @@ fn endpoint(method: &Method, names: &[&str]) -> Endpoint {
                 ["runs", id] => number(id, |id| Endpoint::Run(repository, id)),
                 ["runs", id, "jobs"] => number(id, |id| Endpoint::RunJobs(repository, id)),
                 ["jobs", id] => number(id, |id| Endpoint::Job(repository, id)),
+                ["jobs", id, "logs"] => number(id, |id| Endpoint::JobLog(repository, id)),
                 _ => Endpoint::Unknown,
             }
         }

@@ -466,3 +466,49 @@ async fn runner_groups_are_visible_to_the_repositories_they_name() {
         "team-a"
     );
 }
+
+#[tokio::test]
+async fn a_finished_jobs_log_is_elsewhere_and_wants_no_credential() {
+    let github = started(FakeGitHubOptions::default()).await;
+    let id = github.queue_job(job(&["x"]).fails_with(137)).id;
+    let client = Client::new(&github);
+    let path = format!("repos/acme/api/actions/jobs/{id}/logs");
+    assert_eq!(client.get(&path).await.status, 404, "there is no log yet");
+    assert!(github.start_elsewhere(id, "r-1") && github.complete_job(id, "success"));
+    assert_eq!(
+        client.get(&path.replace("acme/api", "acme/web")).await.status,
+        404
+    );
+    let plain = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap();
+    let asked = plain
+        .get(format!("{}{path}", github.base_url()))
+        .header("user-agent", "test")
+        .bearer_auth(DEFAULT_TOKEN);
+    let answer = asked.send().await.unwrap();
+    assert_eq!(answer.status(), 302);
+    let location = answer.headers()["location"].to_str().unwrap().to_owned();
+    let with_credential = plain
+        .get(&location)
+        .bearer_auth(DEFAULT_TOKEN)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(with_credential.status(), 403);
+    let unsigned = location.split('?').next().unwrap();
+    assert_eq!(plain.get(unsigned).send().await.unwrap().status(), 403);
+    let log = plain.get(&location).send().await.unwrap().text().await.unwrap();
+    assert!(
+        log.starts_with("\u{feff}20") && log.contains("Waiting for a runner to pick up this job...\r\n"),
+        "{log}"
+    );
+    assert!(
+        log.contains("##[error]Process completed with exit code 137."),
+        "{log}"
+    );
+    let calls = |family| github.calls(family).total;
+    assert_eq!((calls(Family::JobLog), calls(Family::LogFile)), (3, 3));
+}

@@ -378,6 +378,36 @@ impl World {
         })
     }
 
+    /// The log of a job, in the form in which GitHub keeps it.
+    pub(crate) fn log(&self, id: u64) -> Option<String> {
+        let job = self.jobs.get(&id)?;
+        let runner = job.runner.as_ref()?;
+        let (queued, started, completed) = (job.queued_at?, job.started_at?, job.completed_at?);
+        let mut lines = vec![
+            (queued, "Waiting for a runner to pick up this job...".to_owned()),
+            (
+                started,
+                format!(
+                    "Job is about to start running on the runner: {} (organization)",
+                    runner.name
+                ),
+            ),
+            (started, "##[group]Run make test".to_owned()),
+        ];
+        if job.conclusion.as_deref() == Some("failure") {
+            let code = job.spec.exit_code;
+            lines.push((
+                completed,
+                format!("##[error]Process completed with exit code {code}."),
+            ));
+        }
+        lines.push((completed, "Cleaning up orphan processes".to_owned()));
+        let lines = lines
+            .iter()
+            .map(|(at, text)| format!("{}0Z {text}\r\n", at.strftime("%Y-%m-%dT%H:%M:%S%.6f")));
+        Some(format!("\u{feff}{}", lines.collect::<String>()))
+    }
+
     pub(crate) fn job(&self, id: u64) -> Option<JobView> {
         self.jobs.get(&id).map(Self::view)
     }

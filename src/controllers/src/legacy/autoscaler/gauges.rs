@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use muster_runtime::metrics::Announce as _;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
@@ -104,7 +105,7 @@ impl PullGauges {
                 &this.unknown,
             ),
         ] {
-            registry.register(format!("horizontalrunnerautoscaler_{name}"), help, family.clone());
+            registry.announce(format!("horizontalrunnerautoscaler_{name}"), help, family.clone());
         }
         this
     }

@@ -1,5 +1,6 @@
 //! What queue reconciliation counts.
 
+use muster_runtime::metrics::Announce as _;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -40,23 +41,23 @@ impl QueueMetrics {
         for kind in KINDS {
             drop(this.drift.get_or_create(&KindLabels { kind }));
         }
-        registry.register(
+        registry.announce(
             "muster_queue_reconciliations",
             "Looks at a repository's queue, by outcome",
             this.looks.clone(),
         );
         // A count under the name that spec 20 gives it: a counter's would end in `_total`.
-        registry.register(
+        registry.announce(
             "muster_demand_drift",
             "Jobs by which ledgers and GitHub's queue differed and that were mended, since the start",
             this.drift.clone(),
         );
-        registry.register(
+        registry.announce(
             "muster_queue_reconciliation_changes",
             "Ledger entries that queue reconciliation changed, by reason",
             this.changes.clone(),
         );
-        registry.register(
+        registry.announce(
             "muster_hot_repositories",
             "Repositories whose queue is looked at",
             this.hot.clone(),
