@@ -67,6 +67,22 @@ fuzz: need-rust ## Fuzz what reads GitHub's bytes, with nightly and cargo-fuzz. 
 	  $(TARGET)/fuzz/corpus/$(or $(FUZZ),payload) fuzz/seeds -- \
 	  -artifact_prefix=$(TARGET)/fuzz/artifacts/ -max_total_time=$(or $(FUZZ_SECONDS),60) -runs=$(or $(FUZZ_RUNS),-1)
 
+## Image
+
+.PHONY: image-root
+image-root: need-rust need-cc ## The image's files in target/image/root, from an optimized build; needs no network beyond cargo's
+	$(BUILD) --release
+	rm -rf $(TARGET)/image/root
+	tools/image-root $(TARGET)/release $(TARGET)/image/root
+
+.PHONY: image
+image: image-root ## The image as an OCI layout, target/image/muster.tar, without Docker. IMAGE_TAG=v1
+	tools/image-layout $(TARGET)/image/root $(TARGET)/image/muster.tar $(IMAGE_TAG)
+
+.PHONY: sbom
+sbom: need-rust ## Bill of materials of each executable (CycloneDX), in target/image/sbom
+	tools/sbom $(TARGET)/image/sbom
+
 ## What CI runs
 
 .PHONY: ci

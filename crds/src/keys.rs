@@ -89,6 +89,15 @@ pub const ANNOTATION_KEPT_VOLUMES: &str = "muster.dev/kept-volumes";
 /// On a `RunnerSet`: how long a free volume is kept, as a Go duration.
 pub const ANNOTATION_KEPT_VOLUME_AGE: &str = "muster.dev/kept-volume-age";
 
+/// What begins the names of our own labels and annotations.
+pub const PREFIX: &str = "muster.dev/";
+/// Name of the PodDisruptionBudget of busy runner pods, one per namespace.
+pub const BUDGET_BUSY_RUNNERS: &str = "muster-busy-runners";
+/// On the Lease of delivery replay: how far each hook was read.
+pub const ANNOTATION_REPLAY: &str = "muster.dev/replay";
+/// On the Secret of a certificate that the manager made itself: until when it holds.
+pub const ANNOTATION_NOT_AFTER: &str = "muster.dev/not-after";
+
 // Finalizers (spec 01 §9.3).
 
 /// On Runners. It has no slash, unlike newer finalizers; existing objects carry it in this form.

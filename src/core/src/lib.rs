@@ -5,9 +5,12 @@
 
 pub mod admission;
 pub mod autoscale;
+pub mod doctor;
 pub mod explain;
 pub mod go;
+pub mod handback;
 pub mod hash;
+pub mod installation;
 pub mod job_metrics;
 pub mod pods;
 pub mod quantity;

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
+use muster_core::go::parse_duration;
 
-/// Why a pool, a runner or a job waits; all pools at a glance. Reads, and never writes.
+/// Why a pool, a runner or a job waits; what is wrong with the installation; back to ARC. Only handback writes.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "kubectl-muster",
@@ -43,6 +45,10 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show pools, runners, queue and budgets, again and again until Ctrl-C.
     Top(TopArgs),
+    /// Look for what is wrong with the installation and its objects, and say what to do.
+    Doctor(DoctorArgs),
+    /// Take away what ARC does not understand, so that it can take over again.
+    Handback(HandbackArgs),
 }
 
 /// What is asked about.
@@ -96,6 +102,53 @@ pub(crate) struct TopArgs {
     pub(crate) manager_metrics: Option<String>,
 }
 
+/// `doctor`.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct DoctorArgs {
+    /// How to print.
+    #[arg(long, short = 'o', value_enum, default_value_t)]
+    pub(crate) output: Format,
+    /// Also fail (exit code 3) when there are warnings only.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// How long a deletion may take before it counts as stuck: 10m, 1h30m.
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub(crate) stuck_after: SignedDuration,
+}
+
+/// `handback`. Handles the namespace, or with -A all of them.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct HandbackArgs {
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Deployment of the manager or the webhook server to be scaled to 0 first; may be repeated.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced)]
+    pub(crate) stop: Vec<(String, String)>,
+    /// Go on although a manager or webhook server runs that may write again.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Also remove settings that people wrote and ARC does not read.
+    #[arg(long)]
+    pub(crate) drop_settings: bool,
+    /// How to print.
+    #[arg(long, short = 'o', value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn namespaced(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("write it as namespace/name".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -130,5 +183,18 @@ mod tests {
         assert!(args.cluster.all_namespaces);
         assert!(Args::try_parse_from(["kubectl-muster", "-A", "-n", "x", "top"]).is_err());
         assert!(Args::try_parse_from(["kubectl-muster", "explain", "pod", "x"]).is_err());
+        let args = Args::parse_from([
+            "kubectl-muster",
+            "handback",
+            "-A",
+            "--dry-run",
+            "--stop=arc/manager",
+        ]);
+        let Command::Handback(asked) = args.command else {
+            panic!()
+        };
+        assert_eq!(asked.stop, [("arc".to_owned(), "manager".to_owned())]);
+        assert!(asked.dry_run && !asked.force);
+        assert!(Args::try_parse_from(["kubectl-muster", "handback", "--stop=manager"]).is_err());
     }
 }

@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::{NamespaceResourceScope, api::core::v1::Pod};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{PersistentVolume, Pod},
+};
 use kube::{
     Api, Client, Config, Resource,
     api::ListParams,
@@ -21,7 +24,7 @@ const PAGE: u32 = 500;
 
 /// A cluster, and where in it to look.
 pub(crate) struct Cluster {
-    client: Client,
+    pub(crate) client: Client,
     /// `None` is all namespaces.
     pub(crate) namespace: Option<String>,
     /// The context's.
@@ -116,7 +119,8 @@ impl Cluster {
         }
     }
 
-    async fn list<K>(&self, what: &str, params: &ListParams) -> Result<Vec<K>>
+    /// All objects of a kind, in the namespace or in all of them.
+    pub(crate) async fn list<K>(&self, what: &str, params: &ListParams) -> Result<Vec<K>>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
@@ -124,24 +128,52 @@ impl Cluster {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        let mut params = params.clone().limit(PAGE);
-        let mut found = Vec::new();
-        loop {
-            let place = self.namespace.as_deref().unwrap_or("all namespaces");
-            let page = api
-                .list(&params)
-                .await
-                .with_context(|| format!("could not list {what} in {place}"))?;
-            found.extend(page.items);
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params.continue_token = Some(token),
-                None => return Ok(found),
-            }
+        let place = self.namespace.as_deref().unwrap_or("all namespaces");
+        pages(&api, params)
+            .await
+            .with_context(|| format!("could not list {what} in {place}"))
+    }
+
+    /// All objects of a kind in the cluster, whatever namespace was asked for.
+    pub(crate) async fn list_everywhere<K>(&self, what: &str, params: &ListParams) -> Result<Vec<K>>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        pages(&Api::all(self.client.clone()), params)
+            .await
+            .with_context(|| format!("could not list {what}"))
+    }
+
+    /// The volumes that RunnerSets of the namespace, or of all, keep: they say so in a label.
+    pub(crate) async fn kept_volumes(&self) -> Result<Vec<PersistentVolume>> {
+        let label = keys::LABEL_RUNNERSET_NAMESPACE;
+        let kept = match &self.namespace {
+            Some(namespace) => format!("{label}={namespace}"),
+            None => label.to_owned(),
+        };
+        self.list_everywhere("PersistentVolumes", &ListParams::default().labels(&kept))
+            .await
+    }
+}
+
+async fn pages<K>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let mut params = params.clone().limit(PAGE);
+    let mut found = Vec::new();
+    loop {
+        let page = api.list(&params).await?;
+        found.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(found),
         }
     }
 }
 
-fn is_forbidden(error: &anyhow::Error) -> bool {
+/// Whether the API server refused for want of a right.
+pub(crate) fn is_forbidden(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<kube::Error>();
     cause.is_some_and(|cause| matches!(cause, kube::Error::Api(status) if status.is_forbidden()))
 }

@@ -1,16 +1,20 @@
 //! `kubectl muster`: what Muster knows, for people at a terminal.
 //!
 //! ```text
-//! args (kubectl's flags) -> cluster (kubeconfig, read-only lists) -> muster_core::explain -> render (text or JSON)
-//!                                                                 -> top (a table, once or live)
+//! args (kubectl's flags) -> cluster (kubeconfig, lists) -> muster_core::explain  -> render (text or JSON)
+//!                                                       -> top (a table, once or live)
+//!                                                       -> muster_core::doctor   -> findings
+//!                                                       -> muster_core::handback -> writes, one for each step
 //! ```
 //!
-//! Each subcommand is a file with `run`; it reads our kinds, pods and Events, and writes nothing to the cluster.
+//! Each subcommand is a file with `run`; all but `handback` write nothing to the cluster.
 
 mod args;
 mod budget;
 mod cluster;
+mod doctor;
 mod explain;
+mod handback;
 mod output;
 mod render;
 mod top;
@@ -60,6 +64,8 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 ExitCode::from(NOT_FOUND)
             })
         }
+        Command::Doctor(asked) => doctor::run(&args.cluster, asked).await.map(ExitCode::from),
+        Command::Handback(asked) => handback::run(&args.cluster, asked).await.map(ExitCode::from),
         Command::Top(asked) => top::run(&args.cluster, asked).await.map(|()| ExitCode::SUCCESS),
     }
 }

@@ -35,7 +35,8 @@ fn title(explained: &Explanation) -> String {
     format!("{}{scaled}", subject(&explained.subject))
 }
 
-fn subject(subject: &Subject) -> String {
+/// Kind, namespace and name in a line.
+pub(crate) fn subject(subject: &Subject) -> String {
     if subject.namespace.is_empty() {
         format!("{} {}", subject.kind, subject.name)
     } else {

@@ -3,6 +3,7 @@
 
 mod autoscaler;
 mod command;
+mod install_migrate;
 mod intake;
 mod main_job;
 mod runner_life;
@@ -37,6 +38,8 @@ pub enum Suite {
     Autoscaler,
     /// RunnerSets: the same promises with StatefulSets and volumes.
     Runnerset,
+    /// Moving from ARC and back: doctor, take-over, hand back, image, documents.
+    Migrate,
 }
 
 /// The command line.
@@ -176,6 +179,7 @@ pub async fn run(options: &Options, terminal: Terminal, stop: &CancellationToken
         Suite::RunnerLife => runner_life::ITEMS,
         Suite::Autoscaler => autoscaler::ITEMS,
         Suite::Runnerset => runnerset::ITEMS,
+        Suite::Migrate => install_migrate::ALONE,
     };
     if options.items {
         for item in items {

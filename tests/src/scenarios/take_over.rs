@@ -35,6 +35,8 @@ pub struct TakeOver {
     pub objections: Vec<String>,
     /// Whether the templates that ARC compares are as they were.
     pub templates_unchanged: bool,
+    /// From the start of the webhook server, which stands in for the moment at which ARC's stopped, until it took webhooks.
+    pub webhook_gap: Duration,
     /// From the manager's start until it had looked at everything.
     pub taken_over_after: Duration,
     /// From the scale-down until the idle runners were gone.
@@ -68,6 +70,7 @@ pub async fn take_over(
     let started = Instant::now();
     let begun = world.github.now();
     world.restart_webhook_server().await?;
+    figures.webhook_gap = started.elapsed();
     world.restart_manager().await?;
     world
         .until("the manager has looked at them", PATIENCE, async |world| {
@@ -111,7 +114,12 @@ pub async fn take_over(
 }
 
 /// The world as ARC leaves it, and its processes stopped; the UIDs of its pods.
-async fn leave(world: &World, busy: usize, idle: usize, job: Duration) -> Result<BTreeSet<String>> {
+pub(super) async fn leave(
+    world: &World,
+    busy: usize,
+    idle: usize,
+    job: Duration,
+) -> Result<BTreeSet<String>> {
     world.kill_manager().await?;
     world.kill_webhook_server().await?;
     let hook = world.hook.context("the world has no hook")?;
@@ -126,16 +134,16 @@ async fn leave(world: &World, busy: usize, idle: usize, job: Duration) -> Result
     uids(world).await
 }
 
-fn running_jobs(world: &World) -> usize {
+pub(super) fn running_jobs(world: &World) -> usize {
     usize::try_from(world.github.job_stats().in_progress).unwrap_or(usize::MAX)
 }
 
-async fn uids(world: &World) -> Result<BTreeSet<String>> {
+pub(super) async fn uids(world: &World) -> Result<BTreeSet<String>> {
     Ok(world.pods().await?.iter().filter_map(Pod::uid).collect())
 }
 
 /// The autoscaler and the RunnerDeployment were written by this manager, and say what ARC's said.
-async fn settled(world: &World, runners: usize, since: Timestamp) -> Result<bool> {
+pub(super) async fn settled(world: &World, runners: usize, since: Timestamp) -> Result<bool> {
     let runners = i64::try_from(runners)?;
     let deployment = world.get_deployment(arc::POOL).await?;
     let autoscaler = world.get_autoscaler(arc::POOL).await?;

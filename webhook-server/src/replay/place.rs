@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::ReplaySettings;
 
 /// Keeps the hooks and cursors, as JSON.
-pub(super) const ANNOTATION: &str = "muster.dev/replay";
+pub(super) const ANNOTATION: &str = muster_crds::keys::ANNOTATION_REPLAY;
 
 /// The least time that a silent holder is respected.
 const LEAST_TERM: Duration = Duration::from_secs(5);

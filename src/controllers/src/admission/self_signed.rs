@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_mins(1);
 const ATTEMPTS: usize = 5;
 
 /// When the certificate expires, on the Secret.
-const ANNOTATION_NOT_AFTER: &str = "muster.dev/not-after";
+const ANNOTATION_NOT_AFTER: &str = muster_crds::keys::ANNOTATION_NOT_AFTER;
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const AUTHORITIES: &str = "ca.crt";

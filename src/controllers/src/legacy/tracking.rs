@@ -50,8 +50,6 @@ use crate::{
 };
 
 const COMPONENT: &str = "runnerpod-controller";
-/// Name of the PodDisruptionBudget of busy runner pods, one per namespace.
-const BUDGET: &str = "muster-busy-runners";
 /// How old GitHub's listing may be in the cache (its `Cache-Control`).
 const LISTING_AGE: SignedDuration = SignedDuration::from_secs(60);
 /// What keeps the cluster autoscaler and Karpenter from evicting a pod.
@@ -289,7 +287,7 @@ async fn ensure_budget(context: &Context, namespace: &str) {
     let labels = |key: &str, value: &str| Some([(key.to_owned(), value.to_owned())].into());
     let budget = PodDisruptionBudget {
         metadata: ObjectMeta {
-            name: Some(BUDGET.to_owned()),
+            name: Some(keys::BUDGET_BUSY_RUNNERS.to_owned()),
             labels: labels("app.kubernetes.io/managed-by", "muster"),
             ..ObjectMeta::default()
         },

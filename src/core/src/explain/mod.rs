@@ -80,7 +80,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    fn new(kind: &str, namespace: &str, name: &str) -> Self {
+    pub(crate) fn new(kind: &str, namespace: &str, name: &str) -> Self {
         Self {
             kind: kind.to_owned(),
             namespace: namespace.to_owned(),

@@ -68,10 +68,10 @@ pub(super) fn span(duration: SignedDuration) -> String {
 
 /// What no text may contain: the registration tokens that stand in runner pods.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Secrets(BTreeSet<String>);
+pub(crate) struct Secrets(BTreeSet<String>);
 
 impl Secrets {
-    pub(super) fn of(pods: &[Pod]) -> Self {
+    pub(crate) fn of(pods: &[Pod]) -> Self {
         let mut found = BTreeSet::new();
         for pod in pods {
             let containers = pod.spec.iter().flat_map(|spec| {
@@ -97,7 +97,7 @@ impl Secrets {
     }
 
     /// A text of somebody else's as it may be shown: without tokens, without characters that steer a terminal, on one line.
-    pub(super) fn clean(&self, text: &str) -> String {
+    pub(crate) fn clean(&self, text: &str) -> String {
         let mut text: String = text
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
