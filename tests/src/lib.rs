@@ -16,6 +16,7 @@ pub mod kubelet;
 pub mod process;
 pub mod proxy;
 pub mod scenarios;
+pub mod simulation;
 pub mod terminal;
 pub mod volumes;
 pub mod world;

@@ -254,7 +254,7 @@ async fn fuzz_with_coverage(running: &Running<'_>) -> Result<Verdict> {
     ))
 }
 
-/// Builds the webhook server and the benchmarks as they are shipped; answers their folder.
+/// Builds both servers and the benchmarks as they are shipped; answers their folder.
 pub(super) async fn optimized(running: &Running<'_>) -> Result<PathBuf> {
     let args = [
         "build",
@@ -262,6 +262,8 @@ pub(super) async fn optimized(running: &Running<'_>) -> Result<PathBuf> {
         "--release",
         "--bin",
         "github-webhook-server",
+        "--bin",
+        "manager",
         "--bin",
         "bench",
     ];

@@ -7,6 +7,7 @@ mod intake;
 mod main_job;
 mod runner_life;
 mod runnerset;
+mod speed;
 mod traces;
 
 use std::{fs, path::Path, time::Instant};
@@ -37,6 +38,8 @@ pub enum Suite {
     Autoscaler,
     /// RunnerSets: the same promises with StatefulSets and volumes.
     Runnerset,
+    /// Speed: time, memory and writes, as medians beside the limits of the same runs.
+    Speed,
 }
 
 /// The command line.
@@ -176,6 +179,7 @@ pub async fn run(options: &Options, terminal: Terminal, stop: &CancellationToken
         Suite::RunnerLife => runner_life::ITEMS,
         Suite::Autoscaler => autoscaler::ITEMS,
         Suite::Runnerset => runnerset::ITEMS,
+        Suite::Speed => speed::ITEMS,
     };
     if options.items {
         for item in items {
