@@ -114,8 +114,8 @@ accept: need-rust need-cc need-go ## The acceptance list of a piece of work, a l
 	$(TARGET)/debug/accept $(or $(SUITE),main-job) $(ACCEPT_ARGS)
 
 .PHONY: bench
-bench: need-rust need-cc need-go ## Measure an optimized build. BENCH=webhook BENCH_ARGS=...
-	cargo build --workspace --release --bin github-webhook-server --bin bench $(LOCKED)
+bench: need-rust need-cc need-go ## Measure an optimized build. BENCH=webhook|latency|burst|steady|churn|lossy|growth|simulate BENCH_ARGS="--runs 3"
+	cargo build --workspace --release --bin github-webhook-server --bin manager --bin bench $(LOCKED)
 	$(TARGET)/release/bench $(or $(BENCH),webhook) $(BENCH_ARGS)
 
 ## Rest

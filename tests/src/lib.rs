@@ -17,6 +17,7 @@ pub mod monitoring;
 pub mod process;
 pub mod proxy;
 pub mod scenarios;
+pub mod simulation;
 pub mod terminal;
 pub mod volumes;
 pub mod world;

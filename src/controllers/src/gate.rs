@@ -1,4 +1,4 @@
-//! Status writes of busy objects: at most one per second, the last one always (spec 20, "cost of a runner's life").
+//! Writes of busy objects that nobody waits for: at most one per second, the last one always (spec 20, "cost of a runner's life").
 
 use std::{
     collections::HashMap,

@@ -8,6 +8,7 @@ mod intake;
 mod main_job;
 mod runner_life;
 mod runnerset;
+mod speed;
 mod traces;
 
 use std::{fs, path::Path, time::Instant};
@@ -40,6 +41,8 @@ pub enum Suite {
     Runnerset,
     /// Moving from ARC and back: doctor, take-over, hand back, image, documents.
     Migrate,
+    /// Speed: time, memory and writes, as medians beside the limits of the same runs.
+    Speed,
 }
 
 /// The command line.
@@ -180,6 +183,7 @@ pub async fn run(options: &Options, terminal: Terminal, stop: &CancellationToken
         Suite::Autoscaler => autoscaler::ITEMS,
         Suite::Runnerset => runnerset::ITEMS,
         Suite::Migrate => install_migrate::ALONE,
+        Suite::Speed => speed::ITEMS,
     };
     if options.items {
         for item in items {

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,13 +18,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use kube::api::ListParams;
 use muster_crds::legacy::HorizontalRunnerAutoscaler;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     control_plane::ControlPlane,
-    demo::{metric_value, rounded},
+    demo::metric_value,
     github::{Delivery, JobPayload, OwnerType, RepositoryInfo, RunnerRef},
     terminal::Terminal,
     world::{ORGANIZATION, SECRET, World, is_live_reservation},
@@ -31,12 +32,17 @@ use crate::{
 
 use super::{
     Options,
+    figures::{Bound, Figures, count, count64},
     process::Usage,
     wire::{self, Load},
 };
 
 /// Connections of the durable scenario and of the plain patches.
 const MANY: usize = 64;
+/// Connections of the durable scenario with a crowd.
+const CROWD: usize = 512;
+/// Jobs that are outstanding on one autoscaler.
+const OUTSTANDING: usize = 2_000;
 /// Connections of the others.
 const SOME: usize = 16;
 /// First id of the jobs.
@@ -124,16 +130,21 @@ impl Bench {
 
     /// A new job for one of the autoscalers.
     pub(super) fn matching_job(&self) -> JobPayload {
-        let id = self.next_job.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_job.load(Ordering::Relaxed);
         let number = usize::try_from(id).unwrap_or_default() % self.autoscalers.max(1);
-        let labels = vec!["self-hosted".to_owned(), pool(number)];
-        JobPayload::new(self.repository.clone(), id, labels, self.now)
+        self.job_for(&pool(number))
     }
 
     /// A new job for none of them.
     pub(super) fn other_job(&self) -> JobPayload {
         let id = self.next_job.fetch_add(1, Ordering::Relaxed);
         let labels = vec!["ubuntu-latest".to_owned()];
+        JobPayload::new(self.repository.clone(), id, labels, self.now)
+    }
+
+    fn job_for(&self, pool: &str) -> JobPayload {
+        let id = self.next_job.fetch_add(1, Ordering::Relaxed);
+        let labels = vec!["self-hosted".to_owned(), pool.to_owned()];
         JobPayload::new(self.repository.clone(), id, labels, self.now)
     }
 
@@ -161,27 +172,34 @@ impl Bench {
     }
 
     /// All scenarios; their figures.
-    pub(super) async fn run(&self, requests: usize, terminal: Terminal) -> Result<Value> {
+    pub(super) async fn run(&self, requests: usize, terminal: Terminal) -> Result<Figures> {
+        let idle = Usage::of(self.pid)?;
         let mut lines = Vec::new();
         let step = terminal.step("durable pairs");
-        let (line, lost) = self.durable(requests).await?;
-        step.done(format_args!("{lost} lost"));
+        let (line, mut lost) = self.durable("durable pairs", MANY, requests).await?;
         lines.push(line);
+        let (line, more) = self.durable("durable at once", CROWD, requests * 2).await?;
+        lines.push(line);
+        lost += more;
+        let (line, more) = self.outstanding().await?;
+        lines.push(line);
+        lost += more;
+        step.done(format_args!("{lost} lost"));
 
         let step = terminal.step("plain patches");
         lines.push(self.plain_patches(requests / 2).await?);
         step.done("done");
 
         let step = terminal.step("HTTP");
-        let unmatched = self.requests(requests, SOME, |bench| {
+        let unmatched = self.requests(requests * 4, SOME, |bench| {
             bench.delivery("queued", &bench.other_job())
         });
         lines.push(self.scenario("unmatched", 200, unmatched).await?);
-        let wrong = self.requests(requests, SOME, |bench| {
+        let wrong = self.requests(requests * 4, SOME, |bench| {
             bench.signed("queued", &bench.matching_job(), "another secret")
         });
         lines.push(self.scenario("wrong signature", 401, wrong).await?);
-        lines.push(self.empty_handler(requests).await?);
+        lines.push(self.empty_handler(requests * 4).await?);
         step.done("done");
 
         terminal.say(format_args!(
@@ -199,27 +217,90 @@ impl Bench {
         for line in &lines {
             terminal.say(line.text());
         }
-        let rate = |name: &str| {
-            let line = lines.iter().find(|line| line.name == name);
-            line.map_or(f64::NAN, |line| line.load.rate())
-        };
-        let (patches, http) = (
-            rate("durable pairs") / rate("plain patches"),
-            rate("unmatched") / rate("empty handler"),
+        Ok(self.judge(&lines, lost, idle))
+    }
+
+    /// What was promised about the scenarios.
+    fn judge(&self, lines: &[Line], lost: usize, idle: Usage) -> Figures {
+        let line = |name: &str| lines.iter().find(|line| line.name == name);
+        let rate = |name: &str| line(name).map_or(0.0, |line| line.load.rate());
+        let p99 = |name: &str| line(name).map_or(f64::MAX, |line| count64(line.load.spread().p99) / 1_000.0);
+        let (patches, empty) = (rate("plain patches"), rate("empty handler"));
+        let mut figures = Figures::default();
+        let folded = patches * count(MANY) / count(self.autoscalers.max(1));
+        let speeds = [
+            (
+                "durable_64",
+                "durable deliveries, 64 connections, 20 autoscalers",
+                "durable pairs",
+                0.7 * folded,
+            ),
+            (
+                "durable_512",
+                "the same, 512 connections",
+                "durable at once",
+                2_700.0,
+            ),
+            (
+                "one_autoscaler",
+                "the same on one autoscaler, 64 connections, up to 2,000 outstanding jobs",
+                "one autoscaler",
+                1_000.0,
+            ),
+            (
+                "unmatched",
+                "deliveries that match nothing, 16 connections",
+                "unmatched",
+                f64::min(13_000.0, 0.5 * empty),
+            ),
+            (
+                "wrong_signature",
+                "deliveries with a wrong signature, 16 connections",
+                "wrong signature",
+                f64::min(20_000.0, 0.6 * empty),
+            ),
+        ];
+        for (name, what, scenario, bound) in speeds {
+            figures.promise(name, what, rate(scenario), "/s", Bound::AtLeast(bound));
+        }
+        figures.add(
+            "plain_patches",
+            "limit: plain patches of the same objects, 64 connections",
+            patches,
+            "/s",
         );
-        terminal.say(format_args!(
-            "\ndurable deliveries per plain patch: {patches:.2}; unmatched deliveries per request to an empty handler: {http:.2}"
-        ));
-        let scenarios: serde_json::Map<String, Value> = lines
-            .iter()
-            .map(|line| (line.name.replace(' ', "_"), line.json()))
-            .collect();
-        Ok(json!({
-            "scenarios": scenarios,
-            "lost": lost,
-            "durable_per_patch": hundredths(patches),
-            "unmatched_per_empty": hundredths(http),
-        }))
+        figures.add(
+            "empty_handler",
+            "limit: an empty handler, 16 connections",
+            empty,
+            "/s",
+        );
+        for (name, what, scenario, bound) in [
+            (
+                "durable_64_p99",
+                "durable, 64 connections, p99",
+                "durable pairs",
+                250.0,
+            ),
+            (
+                "durable_512_p99",
+                "durable, 512 connections, p99",
+                "durable at once",
+                500.0,
+            ),
+        ] {
+            figures.promise(name, what, p99(scenario), "ms", Bound::AtMost(bound));
+        }
+        let wrong: usize = lines.iter().map(|line| line.load.unexpected(line.expected)).sum();
+        figures.promise(
+            "lost",
+            "deliveries lost, or answered otherwise than expected",
+            count(lost + wrong),
+            "",
+            Bound::AtMost(0.0),
+        );
+        figures.append(resources(lines, idle));
+        figures
     }
 
     fn requests(&self, count: usize, connections: usize, make: impl Fn(&Self) -> Bytes) -> Vec<Vec<Bytes>> {
@@ -228,13 +309,46 @@ impl Bench {
             .collect()
     }
 
-    /// Pairs of `queued` and `completed`. Answers also how many jobs the ledgers do not know although the server
-    /// said 200.
-    async fn durable(&self, requests: usize) -> Result<(Line, usize)> {
+    /// As many jobs as [`OUTSTANDING`] queued for one autoscaler, then completed.
+    async fn outstanding(&self) -> Result<(Line, usize)> {
         let first = self.next_job.load(Ordering::Relaxed);
-        let lists: Vec<Vec<Bytes>> = (0..MANY)
+        let jobs: Vec<JobPayload> = (0..OUTSTANDING).map(|_| self.job_for(&pool(0))).collect();
+        let last = self.next_job.load(Ordering::Relaxed);
+        let shares = |deliveries: Vec<Bytes>| -> Vec<Vec<Bytes>> {
+            let size = deliveries.len().div_ceil(MANY);
+            deliveries.chunks(size).map(<[Bytes]>::to_vec).collect()
+        };
+        let queued = jobs.iter().map(|job| self.delivery("queued", job)).collect();
+        let mut line = self.scenario("one autoscaler", 200, shares(queued)).await?;
+        let missing = OUTSTANDING - self.jobs_in_ledgers(first..last, true).await?;
+        let over = jobs
+            .into_iter()
+            .map(|job| self.delivery("completed", &Self::completed(job)))
+            .collect();
+        let completed = self.scenario("one autoscaler", 200, shares(over)).await?;
+        let left = self.jobs_in_ledgers(first..last, true).await?;
+        let took = line.load.elapsed + completed.load.elapsed;
+        line.load.merge(completed.load);
+        line.load.elapsed = took;
+        if let (Some((cpu, rss)), Some((more, later))) = (&mut line.usage, completed.usage) {
+            *cpu += more;
+            *rss = later.max(*rss);
+        }
+        Ok((line, missing + left))
+    }
+
+    /// Pairs of `queued` and `completed`. Answers also how many jobs the ledgers do not know as done although the
+    /// server said 200.
+    async fn durable(
+        &self,
+        name: &'static str,
+        connections: usize,
+        requests: usize,
+    ) -> Result<(Line, usize)> {
+        let first = self.next_job.load(Ordering::Relaxed);
+        let lists: Vec<Vec<Bytes>> = (0..connections)
             .map(|_| {
-                (0..requests / MANY / 2)
+                (0..requests / connections / 2)
                     .flat_map(|_| {
                         let job = self.matching_job();
                         let queued = self.delivery("queued", &job);
@@ -243,15 +357,16 @@ impl Bench {
                     .collect()
             })
             .collect();
-        let last = self.next_job.load(Ordering::Relaxed);
-        let line = self.scenario("durable pairs", 200, lists).await?;
-        let done = self.finished_jobs().await?;
-        let lost = (first..last).filter(|job| !done.contains(job)).count();
+        let jobs = first..self.next_job.load(Ordering::Relaxed);
+        let line = self.scenario(name, 200, lists).await?;
+        // A ledger keeps its latest 500 tombstones, and no scenario makes as many.
+        let wanted = usize::try_from(jobs.end - jobs.start).unwrap_or_default();
+        let lost = wanted - self.jobs_in_ledgers(jobs, false).await?;
         Ok((line, lost))
     }
 
-    /// Jobs that the ledgers say are over.
-    async fn finished_jobs(&self) -> Result<BTreeSet<u64>> {
+    /// How many of these jobs the ledgers know, as live or as over.
+    async fn jobs_in_ledgers(&self, jobs: Range<u64>, live: bool) -> Result<usize> {
         let list = self
             .world
             .api::<HorizontalRunnerAutoscaler>()
@@ -262,13 +377,14 @@ impl Bench {
             .items
             .iter()
             .flat_map(|autoscaler| autoscaler.spec.capacity_reservations.iter().flatten());
-        let over = entries.filter(|entry| !is_live_reservation(entry));
-        Ok(over
+        let wanted = entries.filter(|entry| is_live_reservation(entry) == live);
+        let known: BTreeSet<u64> = wanted
             .filter_map(|entry| {
                 let key = entry.name.as_deref()?.split('@').next()?;
                 key.rsplit('/').next()?.parse().ok()
             })
-            .collect())
+            .collect();
+        Ok(known.range(jobs).count())
     }
 
     async fn scenario(&self, name: &'static str, expected: u16, lists: Vec<Vec<Bytes>>) -> Result<Line> {
@@ -363,6 +479,37 @@ impl Bench {
     }
 }
 
+/// CPU and memory of the server.
+fn resources(lines: &[Line], idle: Usage) -> Figures {
+    let line = |name: &str| lines.iter().find(|line| line.name == name);
+    let mut figures = Figures::default();
+    let usage = |name: &str| line(name).and_then(|line| Some((line, line.usage?.0)));
+    let cpu = |name: &str| usage(name).map_or(f64::MAX, |(line, cpu)| line.per_thousand(cpu));
+    for (name, what, scenario) in [
+        (
+            "cpu_durable",
+            "CPU per 1,000 durable deliveries",
+            "durable at once",
+        ),
+        (
+            "cpu_unmatched",
+            "CPU per 1,000 deliveries that match nothing",
+            "unmatched",
+        ),
+    ] {
+        figures.promise(name, what, cpu(scenario), "s", Bound::AtMost(0.08));
+    }
+    let loaded = lines.iter().filter_map(|line| Some(line.usage?.1)).max();
+    for (name, what, kib, bound) in [
+        ("rss_idle", "RSS, idle", idle.rss_kib, 12.0),
+        ("rss_loaded", "RSS, loaded", loaded.unwrap_or(u64::MAX), 25.0),
+    ] {
+        let mib = count64(kib) / 1_024.0;
+        figures.promise(name, what, mib, "MiB", Bound::AtMost(bound));
+    }
+    figures
+}
+
 impl Line {
     fn text(&self) -> String {
         let spread = self.load.spread();
@@ -384,26 +531,6 @@ impl Line {
         )
     }
 
-    fn json(&self) -> Value {
-        let spread = self.load.spread();
-        let mut line = json!({
-            "connections": self.connections,
-            "requests": self.load.latencies.len(),
-            "per_second": hundredths(self.load.rate()),
-            "latency_us": spread,
-            "statuses": self.load.statuses,
-            "unexpected": self.load.unexpected(self.expected),
-        });
-        if let (Some((cpu, rss)), Some(members)) = (self.usage, line.as_object_mut()) {
-            members.insert(
-                "cpu_s_per_1000".to_owned(),
-                json!(hundredths(self.per_thousand(cpu))),
-            );
-            members.insert("rss_kib".to_owned(), json!(rss));
-        }
-        line
-    }
-
     fn per_thousand(&self, cpu: Duration) -> f64 {
         let requests = u32::try_from(self.load.latencies.len()).unwrap_or(u32::MAX);
         cpu.as_secs_f64() * 1_000.0 / f64::from(requests.max(1))
@@ -416,13 +543,4 @@ fn pool(number: usize) -> String {
 
 fn milliseconds(micros: u64) -> String {
     format!("{:.1}", Duration::from_micros(micros).as_secs_f64() * 1_000.0)
-}
-
-/// Two decimals.
-fn hundredths(number: f64) -> f64 {
-    if number.is_finite() && number >= 0.0 {
-        rounded(Duration::from_secs_f64(number.min(1e12)))
-    } else {
-        0.0
-    }
 }

@@ -1,6 +1,7 @@
 //! A real Kubernetes control plane on loopback: etcd, kube-apiserver and kube-controller-manager as processes that
 //! die with the one that started them (spec part 10). Only a kubelet, a scheduler and GitHub are missing.
 
+pub mod audit;
 pub mod binaries;
 pub mod manifests;
 
@@ -89,6 +90,8 @@ pub struct Options {
     pub users: Vec<User>,
     /// Folder with the definitions that are applied at the start; `None` for a bare cluster.
     pub crds: Option<PathBuf>,
+    /// Write down every write that is asked for, see [`ControlPlane::audit`].
+    pub audit: bool,
 }
 
 impl Default for Options {
@@ -96,6 +99,7 @@ impl Default for Options {
         Self {
             users: Vec::new(),
             crds: Some(workspace_dir().join("crds")),
+            audit: false,
         }
     }
 }
@@ -168,7 +172,10 @@ impl ControlPlane {
 
         let port = free_port()?;
         let url = format!("https://127.0.0.1:{port}");
-        let args = apiserver_args(&dir, &store, port);
+        let mut args = apiserver_args(&dir, &store, port);
+        if options.audit {
+            args.extend(audit::args(&dir)?);
+        }
         let mut apiserver = keeper.spawn("kube-apiserver", &binaries.apiserver, &args, &BTreeMap::new())?;
         // Made by the API server itself: its certificate, and the authority that signed it.
         let ca = dir.join("certs").join("apiserver.crt");
@@ -228,6 +235,11 @@ impl ControlPlane {
     /// The data folder, with the processes' logs.
     pub fn dir(&self) -> &Path {
         self.keeper.dir()
+    }
+
+    /// The book of writes, in a control plane that was started with [`Options::audit`].
+    pub fn audit(&self) -> audit::Audit {
+        audit::Audit::in_dir(self.keeper.dir())
     }
 
     /// The names of the definitions that were applied at the start.

@@ -168,8 +168,17 @@ pub(super) async fn reconcile(
         .desired(&namespace, &name, Some(decision.desired), Some(decision.live));
     tracing::debug!(controller = COMPONENT, object = %super::key(&*autoscaler), desired = decision.desired, live = decision.live, ending = decision.ending, uncharged = decision.uncharged, plan = ?decision.target, "Planned.");
 
+    let mut put_off = None;
     if let Some(patch) = &decision.target {
-        write_target(&context, &target, patch).await?;
+        // One write for many runners that end: nobody waits for it.
+        let gate = format!("{}/target", autoscaler.uid().unwrap_or_default());
+        put_off = context
+            .gate
+            .admit(&gate, now)
+            .filter(|_| decision.target_may_wait);
+        if put_off.is_none() {
+            write_target(&context, &target, patch).await?;
+        }
     }
     if let Some(ledger) = &decision.ledger {
         write_ledger(&context, &autoscaler, ledger).await?;
@@ -181,7 +190,8 @@ pub(super) async fn reconcile(
     verdicts.push(limited(&decision, &schedule, checked.max));
     let status_wait = report(&context, &autoscaler, &decision, (&verdicts, summary), now).await?;
     let due = super::soonest([decision.next_due, schedule.next_edge, reading.due]);
-    let wait = super::until(due, now).into_iter().chain(status_wait).min();
+    let waits = [super::until(due, now), status_wait, put_off];
+    let wait = waits.into_iter().flatten().min();
     let resync = context.resync(&name);
     Ok(Action::requeue(wait.map_or(resync, |wait| wait.min(resync))))
 }

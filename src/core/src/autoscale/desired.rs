@@ -119,6 +119,8 @@ pub struct Decision {
     pub desired: i64,
     /// Patch of the target, when something changes.
     pub target: Option<TargetPatch>,
+    /// That patch makes nobody come or go: it takes runners that ended out of the number, and may be written together with the next change.
+    pub target_may_wait: bool,
     /// New ledger, when it is to be rewritten.
     pub ledger: Option<Vec<CapacityReservation>>,
     /// New `status.lastSuccessfulScaleOutTime`, when it changes.
@@ -212,9 +214,11 @@ pub fn decide(input: &Input<'_>) -> Decision {
     }
 
     let (target, scaled_out_at) = patch(input, &book.ledger, desired);
+    let target_may_wait = target.as_ref().is_some_and(|patch| may_wait(input, patch));
     Decision {
         desired,
         target,
+        target_may_wait,
         ledger: book.rewrite.then_some(book.ledger),
         scaled_out_at,
         held_until,
@@ -460,6 +464,22 @@ fn patch(
         accounted: known,
     });
     (patch, scaled_out_at)
+}
+
+/// Whether a lower number changes nothing for the set: it has no runner to retire, and with the ends that it knows of none to create under the number that
+/// stands.
+fn may_wait(input: &Input<'_>, patch: &TargetPatch) -> bool {
+    let target = &input.target;
+    let unaccounted = input.ends.iter().filter(|end| end.sequence > target.accounted);
+    let supply = i64::try_from(unaccounted.count())
+        .unwrap_or(i64::MAX)
+        .saturating_add(target.alive);
+    target.ephemeral
+        && patch.effective_time.is_none()
+        && target
+            .replicas
+            .is_some_and(|replicas| patch.replicas < replicas && supply >= replicas)
+        && target.alive <= patch.replicas
 }
 
 fn after(at: Timestamp, by: SignedDuration) -> Timestamp {

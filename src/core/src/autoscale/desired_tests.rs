@@ -430,3 +430,36 @@ fn with_a_metric_added_a_running_jobs_reservation_ends_as_upstreams() {
     (case.pull, case.now) = (jobs(2, t(0)), t(1) + DURATION - SignedDuration::from_secs(10));
     assert!(case.decide().ledger.is_some());
 }
+
+#[test]
+fn a_number_that_only_follows_ended_runners_may_wait() {
+    // Two jobs, two runners; one has ended with its job.
+    let mut case = Case::new(0, 10)
+        .jobs(&[(1, Queued, None), (2, Queued, None)])
+        .end("r1", 1);
+    case.target.replicas = Some(2);
+    case.target.effective_time = Some(t(60));
+    case.target.alive = 1;
+    let decision = case.decide();
+    assert_eq!(decision.target.as_ref().map(|patch| patch.replicas), Some(1));
+    assert!(decision.target_may_wait);
+
+    // The set would replace a runner whose end is accounted for already.
+    case.target.accounted = 1;
+    assert!(!case.decide().target_may_wait);
+    case.target.accounted = 0;
+    // A runner is to go.
+    case.target.alive = 2;
+    assert!(!case.decide().target_may_wait);
+    // A persistent runner's number is the user's business at once.
+    case.target.alive = 1;
+    assert!(!case.persistent().decide().target_may_wait);
+
+    // More are wanted.
+    let mut more = Case::new(0, 10).jobs(&[(1, Queued, None), (2, Queued, None)]);
+    more.target.replicas = Some(1);
+    more.target.alive = 1;
+    let decision = more.decide();
+    assert_eq!(decision.target.as_ref().map(|patch| patch.replicas), Some(2));
+    assert!(!decision.target_may_wait);
+}
