@@ -9,9 +9,9 @@ use crate::bench::Figure;
 
 use super::{Item, Running, Verdict, item, main_job};
 
-/// Runs of each benchmark.
 /// What is measured, and what measures.
 const PROGRAMS: [&str; 3] = ["github-webhook-server", "manager", "bench"];
+/// Runs of each benchmark.
 const RUNS: &str = "3";
 /// Seconds for which the webhook server's memory is watched.
 const MEMORY_SECONDS: &str = "120";
