@@ -202,6 +202,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers write it in place")]
     fn deployment(container: Value) -> Deployment {
         serde_json::from_value(json!({
             "metadata": {"name": "x", "namespace": "arc"},

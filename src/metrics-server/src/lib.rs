@@ -85,7 +85,7 @@ impl Server {
         let metrics = Metrics::register(&mut registry, settings.labels, settings.bounds);
         let (tasks, quit) = (TaskTracker::new(), CancellationToken::new());
         let github = github.filter(|_| settings.log_limit > 0);
-        let logs = github.map(|github| Logs::new(github, settings.log_limit, tasks.clone(), quit.clone()));
+        let logs = github.map(|github| Logs::new(&github, settings.log_limit, tasks.clone(), quit.clone()));
         let webhook = settings.webhook_addr.listen().await?;
         let metrics_listener = settings.metrics_addr.listen().await?;
         Ok(Self {

@@ -66,7 +66,7 @@ enum Attempt {
 }
 
 impl Logs {
-    pub(crate) fn new(github: GitHub, limit: u64, tasks: TaskTracker, quit: CancellationToken) -> Self {
+    pub(crate) fn new(github: &GitHub, limit: u64, tasks: TaskTracker, quit: CancellationToken) -> Self {
         Self {
             reader: Arc::new(Reader {
                 github: github.in_lane(Lane::Cosmetic),

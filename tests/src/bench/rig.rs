@@ -85,7 +85,7 @@ impl Rig {
     /// Queues a job for a pool.
     pub(super) fn queue(&self, pool: &str, duration: Duration) {
         let spec = JobSpec::new(REPOSITORY, ["self-hosted", pool]).duration(duration);
-        drop(self.world.github.queue_job(spec));
+        self.world.github.queue_job(spec);
     }
 
     /// What the manager has used.

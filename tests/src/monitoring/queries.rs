@@ -19,7 +19,7 @@ pub const DASHBOARD: &str = "charts/actions-runner-controller/files/grafana_dash
 pub struct Query {
     /// The panel's title or the alert's name.
     pub place: String,
-    /// PromQL.
+    /// `PromQL`.
     pub text: String,
 }
 

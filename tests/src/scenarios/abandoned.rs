@@ -178,7 +178,7 @@ async fn delete(world: &World, lost: &BTreeSet<String>) -> Result<Abandoned> {
     let mut farewell = Farewell::default();
     loop {
         let left = world.pods().await?;
-        farewell.see(&left, lost, begun.elapsed());
+        farewell.see(&left, lost, (begun.elapsed(), world.github.now()));
         for pod in &left {
             if let Some(reason) = unclear_reason(pod) {
                 reasons.insert(reason);
@@ -225,8 +225,7 @@ struct Farewell {
 }
 
 impl Farewell {
-    fn see(&mut self, left: &[Pod], lost: &BTreeSet<String>, elapsed: Duration) {
-        let now = Timestamp::now();
+    fn see(&mut self, left: &[Pod], lost: &BTreeSet<String>, (elapsed, now): (Duration, Timestamp)) {
         let mut there = BTreeMap::new();
         for pod in left.iter().filter(|pod| !lost.contains(&pod.name_any())) {
             match &pod.metadata.deletion_timestamp {

@@ -232,7 +232,12 @@ pub async fn left(world: &World) -> Result<Vec<String>> {
 async fn as_upstream(world: &World, name: &str, operations: &[(Amount, SignedDuration)]) -> Result<usize> {
     let autoscaler = world.get_autoscaler(name).await?;
     let list = autoscaler.spec.capacity_reservations.unwrap_or_default();
-    let list = upstream(&list, autoscaler.spec.max_replicas, operations, Timestamp::now());
+    let list = upstream(
+        &list,
+        autoscaler.spec.max_replicas,
+        operations,
+        world.github.now(),
+    );
     let patch = Patch::Merge(json!({"spec": {"capacityReservations": list}}));
     let api = world.api::<HorizontalRunnerAutoscaler>();
     let patched = api.patch(name, &PatchParams::default(), &patch).await;

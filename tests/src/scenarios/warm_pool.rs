@@ -52,8 +52,9 @@ pub async fn run(
         world.queue_jobs(size, JOB);
         world.until_jobs_done(PATIENCE).await?;
         world.until_nothing_left(PATIENCE).await?;
+        // What the next wave finds is then a matter of who may use what, and not of how busy the machine is.
+        world.until_volumes_settle(PATIENCE).await?;
     }
-    world.until_volumes_settle(PATIENCE).await?;
     let volumes = world.volume_figures().await?;
     world.delete_pool(POOL).await?;
     let storage = world.storage()?;

@@ -18,9 +18,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_arc_left_is_arcs_again() {
-    let back = there_and_back(None, 3, 3, Duration::from_secs(120))
-        .await
-        .unwrap();
+    let back = there_and_back(None, 3, 3, Duration::from_mins(2)).await.unwrap();
     assert!(back.is_good(3), "{back:#?}");
 }
 
@@ -36,7 +34,7 @@ async fn a_ledger_of_musters_making_goes_to_arc_and_comes_back() {
         .unwrap();
     world.queue_jobs(2, Duration::from_millis(200));
     world.until_jobs_done(MINUTE).await.unwrap();
-    world.queue_jobs(4, Duration::from_secs(60));
+    world.queue_jobs(4, Duration::from_mins(1));
     let ready = async |world: &World| {
         let ledger = world.get_autoscaler("linux").await?.spec.capacity_reservations;
         let ledger = ledger.unwrap_or_default();
@@ -68,7 +66,7 @@ async fn a_ledger_of_musters_making_goes_to_arc_and_comes_back() {
     assert_eq!(ledger.len(), 4, "{ledger:?}");
 
     // As ARC would go on: entries beyond the maximum live as long as the trigger says from each batch on, and expire like its own.
-    let later = Timestamp::now() + SignedDuration::from_mins(11);
+    let later = world.github.now() + SignedDuration::from_mins(11);
     assert_eq!(upstream(&ledger, Some(2), &[], later).len(), 2, "{ledger:?}");
     let much_later = later + SignedDuration::from_mins(11);
     assert!(upstream(&ledger, None, &[], much_later).is_empty(), "{ledger:?}");

@@ -2,6 +2,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
+use muster_crds::legacy::{HorizontalRunnerAutoscaler, Runner, RunnerDeployment};
+
 use crate::installation::Program;
 
 const ARC: &str = "actions.summerwind.dev/v1alpha1";

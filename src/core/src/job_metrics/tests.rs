@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[expect(clippy::unnecessary_wraps, reason = "the fields that it fills are optional")]
 fn at(text: &str) -> Option<Timestamp> {
     Some(text.parse().unwrap())
 }
@@ -341,7 +342,7 @@ proptest! {
         let mut labeller = Labeller::new(vec![JobLabel::Owner, JobLabel::JobName], Bounds { values, sets });
         let mut shown = std::collections::HashSet::new();
         for (owner, job_name) in &names {
-            let view = JobView { owner, job_name, ..JobView::default() };
+            let view = JobView { job_name, owner, ..JobView::default() };
             shown.insert(labeller.label(&view).0);
         }
         prop_assert!(shown.len() <= sets + 1);

@@ -25,7 +25,7 @@ async fn read(rig: &Rig, repository: &str, limit: u64) -> Result<(String, bool),
     let github = rig.client(token("secret"));
     let whole = github
         .read_job_log(&repository.parse().unwrap(), 7, limit, |piece| {
-            text.extend_from_slice(piece)
+            text.extend_from_slice(piece);
         })
         .await?;
     Ok((String::from_utf8(text).unwrap(), whole))

@@ -133,6 +133,10 @@ fn authority() -> Result<String> {
 }
 
 /// The installation of `config`, a pool, and the statuses that kubelets and controllers would write.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "kubelets and controllers write their own clock"
+)]
 async fn install(client: &Client) -> Result<()> {
     for file in [
         "config/rbac/namespace.yaml",
@@ -294,7 +298,7 @@ mod tests {
 
     use super::*;
 
-    /// Group, resource and verb of every rule of the ClusterRoles in a file.
+    /// Group, resource and verb of every rule of the `ClusterRole`s in a file.
     fn rules(file: &str) -> BTreeSet<(String, String, String)> {
         let text = fs::read_to_string(workspace_dir().join("config/rbac").join(file)).unwrap();
         let mut found = BTreeSet::new();

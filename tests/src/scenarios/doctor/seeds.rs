@@ -233,10 +233,10 @@ fn without(object: &mut Value, resource: &str, verb: &str) {
 fn access() -> Vec<Seed> {
     vec![
         change("PermissionMissing", ROLE, |object| {
-            without(object, "pods", "patch")
+            without(object, "pods", "patch");
         }),
         change("PermissionOptional", ROLE, |object| {
-            without(object, "nodes", "list")
+            without(object, "nodes", "list");
         }),
         seed(
             "LoginMissing",

@@ -1,5 +1,7 @@
 //! Runner groups with GitHub in the process.
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::groups::Groups;
 use crate::testing::{FakeGitHub, NOW, listed};

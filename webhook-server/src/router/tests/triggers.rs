@@ -1,5 +1,7 @@
 //! `push`, `pull_request` and `check_run` from the request to the ledger.
 
+use http::HeaderValue;
+
 use super::*;
 
 fn bench() -> Bench {
