@@ -8,8 +8,8 @@ mod services;
 pub mod values;
 
 use std::{
-    collections::BTreeSet,
-    fs,
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -41,7 +41,6 @@ pub const WEBHOOK_SERVER: &str = "actions-runner-controller-github-webhook-serve
 const PATIENCE: &str = "150s";
 
 /// A cluster for a release.
-#[derive(Debug)]
 pub struct Installation {
     /// helm and kubectl.
     pub helm: Helm,
@@ -53,6 +52,14 @@ pub struct Installation {
     services: Services,
     // Last: it has the socket.
     keeper: Keeper,
+}
+
+impl fmt::Debug for Installation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Installation")
+            .field("plane", &self.plane)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Installation {
@@ -162,7 +169,7 @@ impl Installation {
         let granted = rights::granted(&self.client, NAMESPACE, account).await?;
         let (asked, _) = rights::asked(&self.plane, from)?;
         let key = format!("{NAMESPACE}/{account}");
-        let of = |mut side: std::collections::BTreeMap<String, BTreeSet<Right>>| {
+        let of = |mut side: BTreeMap<String, BTreeSet<Right>>| {
             side.remove(&key).unwrap_or_default()
         };
         Ok(Use {

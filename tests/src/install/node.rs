@@ -2,7 +2,7 @@
 //! probes them, says how they are, and ends them as a kubelet does. Containers of other images are taken for running.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -42,7 +42,6 @@ struct Known {
     ready: bool,
 }
 
-#[derive(Debug)]
 struct Shared {
     plane: Arc<ControlPlane>,
     client: Client,
@@ -55,7 +54,6 @@ struct Shared {
 }
 
 /// A running node of one namespace. Dropping it kills everything that runs on it.
-#[derive(Debug)]
 pub(super) struct Node {
     shared: Arc<Shared>,
     stop: CancellationToken,
@@ -105,17 +103,18 @@ impl Node {
 
     /// The ends of the logs of all containers: those that run, and those that ended.
     pub(super) fn logs(&self) -> String {
-        let mut text = lock(&self.shared.endings).join("\n");
+        let mut parts = lock(&self.shared.endings).clone();
         let entries = fs::read_dir(self.shared.keeper.dir()).into_iter().flatten();
         for entry in entries.filter_map(std::result::Result::ok) {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "log") {
                 let log = fs::read_to_string(&path).unwrap_or_default();
                 let from = log.char_indices().rev().nth(3_000).map_or(0, |(index, _)| index);
-                text += &format!("--- {}\n{}\n", path.display(), log.get(from..).unwrap_or_default());
+                let end = log.get(from..).unwrap_or_default();
+                parts.push(format!("--- {}\n{end}", path.display()));
             }
         }
-        text
+        parts.join("\n")
     }
 }
 
@@ -131,7 +130,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
     let api: Api<Pod> = Api::namespaced(shared.client.clone(), &shared.ns);
-    let (tasks, mut seen) = (TaskTracker::new(), HashMap::new());
+    let (tasks, mut seen) = (TaskTracker::new(), HashSet::new());
     let pods = watcher(api, watcher::Config::default())
         .default_backoff()
         .applied_objects();
@@ -139,7 +138,7 @@ async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
     while let Some(pod) = pods.next().await {
         let Ok(pod) = pod else { continue };
         let Some(uid) = pod.uid() else { continue };
-        if seen.insert(uid, ()).is_some() {
+        if !seen.insert(uid) {
             continue;
         }
         let run = Run::new(shared.clone(), pod);
@@ -169,6 +168,7 @@ struct Run {
     pod: Pod,
     name: String,
     dir: PathBuf,
+    began: String,
 }
 
 impl Run {
@@ -180,6 +180,7 @@ impl Run {
             shared,
             name,
             pod,
+            began: now().to_string(),
         }
     }
 
@@ -300,7 +301,7 @@ impl Run {
     fn keep(&self, running: &mut [Running]) -> Result<bool> {
         let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
         let again = policy != Some("Never");
-        for one in running.iter_mut() {
+        for one in &mut *running {
             if let Some(status) = one.process.as_mut().and_then(Kept::ended) {
                 let tail = one.process.as_ref().map(|process| process.log_tail(2_000));
                 lock(&self.shared.endings).push(format!(
@@ -393,7 +394,7 @@ impl Run {
             }
         }
         if let Some(fields) = patch.pointer_mut("/status").and_then(Value::as_object_mut) {
-            fields.insert("startTime".to_owned(), at);
+            fields.insert("startTime".to_owned(), json!(self.began));
         }
         match self
             .api

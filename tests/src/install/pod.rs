@@ -62,7 +62,7 @@ impl Ports {
         let Some((_, port)) = address.rsplit_once(':') else {
             return Ok(address.to_owned());
         };
-        let port = port.parse().with_context(|| format!("{address} has no port"))?;
+        let port = port.parse::<u16>().with_context(|| format!("{address} has no port"))?;
         Ok(format!("127.0.0.1:{}", self.map(port)?))
     }
 
@@ -73,7 +73,7 @@ impl Ports {
         if program == owner && !args.iter().any(|arg| arg.starts_with(&format!("--{flag}="))) {
             args.push(format!("--{flag}={address}"));
         }
-        let translate = |arg: String| {
+        let translate = |arg: String| -> Result<String> {
             let Some((name, value)) = arg.strip_prefix("--").and_then(|arg| arg.split_once('=')) else {
                 return Ok(arg);
             };
@@ -81,7 +81,7 @@ impl Ports {
                 return Ok(format!("--{name}={}", self.address(value)?));
             }
             if PORT_FLAGS.contains(&name) {
-                let port = value.parse().with_context(|| format!("{arg} is no port"))?;
+                let port = value.parse::<u16>().with_context(|| format!("{arg} is no port"))?;
                 return Ok(format!("--{name}={}", self.map(port)?));
             }
             Ok(arg)
@@ -95,7 +95,7 @@ pub(super) fn executable(container: &Container) -> Option<&str> {
     let command = container.command.as_deref()?.first()?;
     ["/manager", "/github-webhook-server"]
         .contains(&command.as_str())
-        .then_some(command)
+        .then_some(command.as_str())
 }
 
 /// The process of a container. `dir` is the pod's own folder.

@@ -42,14 +42,12 @@ impl Socket {
 }
 
 /// The Services of one namespace.
-#[derive(Debug)]
 pub(super) struct Services {
     inner: Arc<Inner>,
     stop: CancellationToken,
     _guard: DropGuard,
 }
 
-#[derive(Debug)]
 struct Inner {
     client: Client,
     ns: String,
@@ -68,6 +66,7 @@ impl Services {
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             loop {
                 let Ok((stream, _)) = socket.listener.accept().await else {
+                    tokio::task::yield_now().await;
                     continue;
                 };
                 let inner = serving.clone();
@@ -120,7 +119,7 @@ impl Inner {
         let text = String::from_utf8_lossy(&head);
         let target = text.split(' ').nth(1).context("the request names no address")?;
         let (host, port) = target.rsplit_once(':').context("the address has no port")?;
-        let port = port.parse().context("the port is no number")?;
+        let port = port.parse::<i32>().context("the port is no number")?;
         let dialled = async {
             let service = self.named(host).await?;
             self.dial(&service, port).await

@@ -79,7 +79,7 @@ fn the_schema_knows_every_value_of_values_yaml() {
 /// The rights in a YAML file, by the name of the role.
 fn roles(file: &str) -> BTreeMap<String, BTreeSet<Right>> {
     let text = std::fs::read_to_string(workspace_dir().join(file)).unwrap();
-    let mut roles = BTreeMap::new();
+    let mut roles: BTreeMap<String, BTreeSet<Right>> = BTreeMap::new();
     for document in manifests::parse(&text).unwrap() {
         let kind = document["kind"].as_str().unwrap_or_default();
         let hook = document.pointer("/metadata/annotations/helm.sh~1hook");
@@ -88,7 +88,7 @@ fn roles(file: &str) -> BTreeMap<String, BTreeSet<Right>> {
         }
         let rules: Vec<PolicyRule> = serde_json::from_value(document["rules"].clone()).unwrap();
         let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        roles.entry(name).or_insert_with(BTreeSet::new).extend(of_rules(&rules));
+        roles.entry(name).or_default().extend(of_rules(&rules));
     }
     roles
 }

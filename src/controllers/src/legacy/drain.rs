@@ -5,13 +5,13 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use jiff::SignedDuration;
+use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::{Deployment, StatefulSet},
-        core::v1::{Pod, Secret},
         coordination::v1::Lease,
+        core::v1::{Pod, Secret},
         policy::v1::PodDisruptionBudget,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -108,7 +108,7 @@ async fn until_empty(
     patience: Duration,
 ) -> Result<(), DrainError> {
     let begun = clock.now();
-    let end = begun + SignedDuration::try_from(patience).unwrap_or(SignedDuration::MAX);
+    let end = begun.checked_add(patience).unwrap_or(Timestamp::MAX);
     let mut last = usize::MAX;
     loop {
         let left = left(client, namespace).await?;
@@ -172,8 +172,7 @@ async fn free_runners(client: &Client, namespace: Option<&str>) -> Result<(), Dr
             continue;
         }
         let kept: Vec<_> = runner.finalizers().iter().filter(|f| !ours(f)).collect();
-        let patch =
-            json!({"metadata": {"resourceVersion": runner.resource_version(), "finalizers": kept}});
+        let patch = json!({"metadata": {"resourceVersion": runner.resource_version(), "finalizers": kept}});
         let api: Api<Runner> = Api::namespaced(client.clone(), &runner.namespace().unwrap_or_default());
         match api
             .patch_metadata(&runner.name_any(), &PatchParams::default(), &Patch::Merge(patch))
@@ -220,9 +219,10 @@ where
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     match api.delete(name, &DeleteParams::default()).await {
-        Err(error) if !is_not_found(&error) => {
-            Err(failed(format!("delete {} {namespace}/{name}", K::kind(&())))(error))
-        }
+        Err(error) if !is_not_found(&error) => Err(failed(format!(
+            "delete {} {namespace}/{name}",
+            K::kind(&())
+        ))(error)),
         _ => Ok(()),
     }
 }
@@ -266,7 +266,11 @@ impl Replicas {
         patience: Duration,
     ) -> Result<Option<Self>, DrainError> {
         let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-        let read = || async { api.get_opt(name).await.map_err(failed(format!("read Deployment {name}"))) };
+        let read = || async {
+            api.get_opt(name)
+                .await
+                .map_err(failed(format!("read Deployment {name}")))
+        };
         let Some(found) = read().await? else {
             return Ok(None);
         };
@@ -291,7 +295,7 @@ impl Replicas {
             }
         };
         match tokio::time::timeout(patience, waiting).await {
-            Ok(stopped) => stopped.map(|()| Some(stopped)),
+            Ok(ended) => ended.map(|()| Some(stopped)),
             Err(_) => Err(DrainError::Held {
                 after_s: patience.as_secs(),
                 names: format!("pods of Deployment {namespace}/{name}"),
@@ -372,14 +376,12 @@ pub async fn remove_definitions(
         }
         Ok(())
     };
-    tokio::time::timeout(patience, waiting)
-        .await
-        .unwrap_or_else(|_| {
-            Err(DrainError::Held {
-                after_s: patience.as_secs(),
-                names: names.join(", "),
-            })
+    tokio::time::timeout(patience, waiting).await.unwrap_or_else(|_| {
+        Err(DrainError::Held {
+            after_s: patience.as_secs(),
+            names: names.join(", "),
         })
+    })
 }
 
 #[cfg(test)]

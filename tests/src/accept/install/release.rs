@@ -287,7 +287,7 @@ async fn check_upgrade() -> Result<Verdict> {
     world.autoscaler("kept", "kept", |_| {}).await?;
     let before = identities(&installation, OF_RELEASE).await?;
     let users = identities(&installation, OF_USERS).await?;
-    let spec = world.get_deployment("kept").await?.spec;
+    let spec = serde_json::to_value(world.get_deployment("kept").await?.spec)?;
 
     installation.install(&values_for(&world, Scope::Cluster)).await?;
 
@@ -295,12 +295,12 @@ async fn check_upgrade() -> Result<Verdict> {
     let changed: Vec<&String> = before
         .iter()
         .filter(|(name, _)| name.contains(RELEASE) || name.contains("actions.summerwind.dev"))
-        .filter(|(name, identity)| after.get(*name) != Some(identity))
+        .filter(|(name, identity)| after.get(*name) != Some(*identity))
         .map(|(name, _)| name)
         .collect();
     let users_after = identities(&installation, OF_USERS).await?;
-    let lost: Vec<&String> = users.iter().filter(|(name, id)| users_after.get(*name) != Some(id)).map(|(name, _)| name).collect();
-    let is_same = world.get_deployment("kept").await?.spec == spec;
+    let lost: Vec<&String> = users.iter().filter(|(name, id)| users_after.get(*name) != Some(*id)).map(|(name, _)| name).collect();
+    let is_same = serde_json::to_value(world.get_deployment("kept").await?.spec)? == spec;
     // The definitions are this version's now.
     let conditions = installation
         .kubectl(&[
@@ -339,12 +339,16 @@ pub(super) async fn uninstall(running: &Running<'_>) -> Result<Verdict> {
 /// How long the job runs that an uninstallation must wait for.
 const LONG_JOB: Duration = Duration::from_secs(12);
 
+#[expect(clippy::unused_async, reason = "a condition, as `World::until` takes it")]
+async fn four_registered(world: &World) -> Result<bool> {
+    Ok(world.github.runners().len() == 4)
+}
+
 async fn check_uninstall() -> Result<Verdict> {
     let served = Served::start(Scope::Cluster).await?;
     let Served { world, installation } = &served;
     world.deployment("pool", |spec| spec.replicas = Some(4)).await?;
-    let registered = async |world: &World| Ok(world.github.runners().len() == 4);
-    world.until("four runners are registered", PATIENCE, registered).await?;
+    world.until("four runners are registered", PATIENCE, four_registered).await?;
     world.queue_job(LONG_JOB);
     let busy = async |world: &World| Ok(world.github.runners().iter().any(|runner| runner.busy));
     world.until("a runner is busy", PATIENCE, busy).await?;
@@ -364,7 +368,7 @@ async fn check_uninstall() -> Result<Verdict> {
         fields.insert("crds".to_owned(), json!({"keep": false}));
     }
     installation.install(&values).await?;
-    world.until("the runners are back", PATIENCE, registered).await?;
+    world.until("the runners are back", PATIENCE, four_registered).await?;
     let said = installation.uninstall().await?;
     said.good().with_context(|| installation.logs())?;
     left.extend(leftovers(&served).await?);
