@@ -49,8 +49,8 @@ impl GoModule {
         }
         let parent = cache.parent().context("the build cache has no parent folder")?;
         fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))?;
-        let lock =
-            File::create(parent.join(format!("{}.lock", self.name))).context("could not create the lock file")?;
+        let lock = File::create(parent.join(format!("{}.lock", self.name)))
+            .context("could not create the lock file")?;
         if lock.try_lock().is_err() {
             say(&format!("Another process builds {}; waiting for it.", self.what));
             lock.lock().context("could not lock the build")?;
@@ -109,7 +109,12 @@ impl GoModule {
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("could not run go; install Go 1.26 or newer: it builds {}", self.what))?;
+            .with_context(|| {
+                format!(
+                    "could not run go; install Go 1.26 or newer: it builds {}",
+                    self.what
+                )
+            })?;
         let stderr = go.stderr.take().context("go has no output")?;
         let compiled = Arc::new(AtomicUsize::new(0));
         let counter = compiled.clone();
@@ -134,7 +139,11 @@ impl GoModule {
         if !status.success() {
             bail!("go build of {} failed ({status}):\n{rest}", self.what);
         }
-        say(&format!("Built {} in {} s.", self.what, started.elapsed().as_secs()));
+        say(&format!(
+            "Built {} in {} s.",
+            self.what,
+            started.elapsed().as_secs()
+        ));
         Ok(())
     }
 }

@@ -121,7 +121,10 @@ impl Helm {
             ok: output.status.success(),
             out: text(output.stdout),
             err: text(output.stderr),
-            what: format!("{program} {}", args.iter().take(2).copied().collect::<Vec<_>>().join(" ")),
+            what: format!(
+                "{program} {}",
+                args.iter().take(2).copied().collect::<Vec<_>>().join(" ")
+            ),
         })
     }
 }

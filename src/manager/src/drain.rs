@@ -101,7 +101,9 @@ async fn without_managers(
     let acquired = lease::acquire(client.clone(), config, clock, metrics, stop);
     let leadership = tokio::time::timeout(args.drain.timeout, acquired)
         .await
-        .context("another manager holds the lock: scale it down, or name its Deployment by --drain-deployment")?
+        .context(
+            "another manager holds the lock: scale it down, or name its Deployment by --drain-deployment",
+        )?
         .context("told to stop before the drain began")?;
     let drained = tokio::select! {
         drained = drain::run(start, args.drain.timeout, stop) => drained.map_err(anyhow::Error::from),

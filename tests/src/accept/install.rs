@@ -12,9 +12,11 @@ pub(super) const ITEMS: &[Item] = &[
         "values files that set every value, each with an effect: linted, rendered, strictly validated by the API server",
         |running| Box::pin(charts::charts(running)),
     ),
-    item("golden", "rendered shapes are those that were reviewed", |running| {
-        Box::pin(charts::golden(running))
-    }),
+    item(
+        "golden",
+        "rendered shapes are those that were reviewed",
+        |running| Box::pin(charts::golden(running)),
+    ),
     item(
         "apply",
         "kubectl applies crds/ and every base of config/, all of it strictly valid",

@@ -56,8 +56,7 @@ pub fn find() -> Result<Binaries> {
 
 fn module() -> Result<GoModule> {
     let file = workspace_dir().join("tools/controlplane/go.mod");
-    let go_mod =
-        fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+    let go_mod = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
     let version = kubernetes_version(&go_mod).context("go.mod names no k8s.io/kubernetes version")?;
     let mut parts = version.trim_start_matches('v').split('.');
     let (major, minor) = (parts.next().unwrap_or("1"), parts.next().unwrap_or("0"));

@@ -43,7 +43,10 @@ pub async fn apply_value(client: &Client, ns: &str, document: &Value) -> Result<
 
 /// Asks the API server whether it would take a document, strictly validated, and changes nothing.
 pub async fn validate(client: &Client, ns: &str, document: &Value) -> Result<DynamicObject> {
-    let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict().dry_run();
+    let params = PatchParams::apply(FIELD_MANAGER)
+        .force()
+        .validation_strict()
+        .dry_run();
     apply_as(client, ns, document, &mut HashMap::new(), &params).await
 }
 

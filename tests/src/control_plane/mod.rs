@@ -318,7 +318,6 @@ impl ControlPlane {
         Ok(path)
     }
 
-
     /// Writes a kubeconfig file with a real token for a service account that exists, into its namespace.
     pub async fn token_file(&self, ns: &str, name: &str, path: &Path) -> Result<()> {
         let api: Api<ServiceAccount> = Api::namespaced(self.admin().await?, ns);
@@ -547,7 +546,8 @@ fn access_log(dir: &Path) -> PathBuf {
 fn further_args(dir: &Path, options: &Options) -> Result<Vec<String>> {
     let write = |name: &str, content: serde_json::Value| {
         let path = dir.join(name);
-        fs::write(&path, content.to_string()).with_context(|| format!("could not write {}", path.display()))?;
+        fs::write(&path, content.to_string())
+            .with_context(|| format!("could not write {}", path.display()))?;
         anyhow::Ok(path.display().to_string())
     };
     let mut args = Vec::new();

@@ -131,8 +131,16 @@ impl Installation {
 
     /// `helm uninstall`.
     pub async fn uninstall(&self) -> Result<Said> {
-        self.helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", PATIENCE])
-            .await
+        self.helm(&[
+            "uninstall",
+            RELEASE,
+            "--namespace",
+            NAMESPACE,
+            "--wait",
+            "--timeout",
+            PATIENCE,
+        ])
+        .await
     }
 
     /// A world whose runners, jobs and GitHub the release serves: values for [`install`](Self::install) come from [`values_for`].
@@ -147,10 +155,7 @@ impl Installation {
     /// Leads the world's webhooks to the release's webhook servers.
     pub async fn connect(&self, world: &mut World) -> Result<()> {
         let address = self.services.publish(WEBHOOK_SERVER, 80).await?;
-        let metrics = self
-            .node
-            .endpoints(&webhook_labels(), |_| Ok(8080))
-            .await?;
+        let metrics = self.node.endpoints(&webhook_labels(), |_| Ok(8080)).await?;
         let metrics = metrics.first().context("no webhook server is ready")?;
         world.adopt(
             &format!("http://{address}/"),
@@ -169,9 +174,7 @@ impl Installation {
         let granted = rights::granted(&self.client, NAMESPACE, account).await?;
         let (asked, _) = rights::asked(&self.plane, from)?;
         let key = format!("{NAMESPACE}/{account}");
-        let of = |mut side: BTreeMap<String, BTreeSet<Right>>| {
-            side.remove(&key).unwrap_or_default()
-        };
+        let of = |mut side: BTreeMap<String, BTreeSet<Right>>| side.remove(&key).unwrap_or_default();
         Ok(Use {
             granted,
             used: of(asked.allowed),
@@ -180,7 +183,12 @@ impl Installation {
     }
 
     /// Waits for something that is looked at again and again.
-    pub async fn until(&self, what: &str, deadline: Duration, is: impl AsyncFn() -> Result<bool>) -> Result<()> {
+    pub async fn until(
+        &self,
+        what: &str,
+        deadline: Duration,
+        is: impl AsyncFn() -> Result<bool>,
+    ) -> Result<()> {
         let end = Instant::now() + deadline;
         while !is().await? {
             if Instant::now() > end {

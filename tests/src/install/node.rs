@@ -213,7 +213,11 @@ impl Run {
     }
 
     async fn current(&self) -> Result<Option<Pod>> {
-        let found = self.api.get_opt(&self.name).await.context("could not read the pod")?;
+        let found = self
+            .api
+            .get_opt(&self.name)
+            .await
+            .context("could not read the pod")?;
         Ok(found.filter(|pod| pod.uid() == self.pod.uid()))
     }
 
@@ -271,7 +275,10 @@ impl Run {
         let spec = self.pod.spec.as_ref().context("the pod has no spec")?;
         let account = spec.service_account_name.as_deref().unwrap_or("default");
         let token = self.dir.join("kubeconfig.json");
-        self.shared.plane.token_file(&self.shared.ns, account, &token).await?;
+        self.shared
+            .plane
+            .token_file(&self.shared.ns, account, &token)
+            .await?;
         let mut running = Vec::new();
         for container in &spec.containers {
             if pod::executable(container).is_none() {
@@ -299,7 +306,11 @@ impl Run {
 
     /// Starts what is due and notices what has ended. Answers whether all is over for good.
     fn keep(&self, running: &mut [Running]) -> Result<bool> {
-        let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+        let policy = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.restart_policy.as_deref());
         let again = policy != Some("Never");
         for one in &mut *running {
             if let Some(status) = one.process.as_mut().and_then(Kept::ended) {
@@ -322,7 +333,9 @@ impl Run {
                 one.again_at = None;
             }
         }
-        Ok(running.iter().all(|one| one.process.is_none() && one.again_at.is_none()))
+        Ok(running
+            .iter()
+            .all(|one| one.process.is_none() && one.again_at.is_none()))
     }
 
     /// Whether all readiness probes succeed; their delays are left out.
@@ -387,7 +400,9 @@ impl Run {
     async fn tell(&self, status: &Value) -> Result<()> {
         let mut patch = json!({"metadata": {"uid": self.pod.uid()}, "status": status});
         let at = json!(now().to_string());
-        let conditions = patch.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+        let conditions = patch
+            .pointer_mut("/status/conditions")
+            .and_then(Value::as_array_mut);
         for condition in conditions.into_iter().flatten() {
             if let Some(fields) = condition.as_object_mut() {
                 fields.insert("lastTransitionTime".to_owned(), at.clone());

@@ -62,7 +62,9 @@ impl Ports {
         let Some((_, port)) = address.rsplit_once(':') else {
             return Ok(address.to_owned());
         };
-        let port = port.parse::<u16>().with_context(|| format!("{address} has no port"))?;
+        let port = port
+            .parse::<u16>()
+            .with_context(|| format!("{address} has no port"))?;
         Ok(format!("127.0.0.1:{}", self.map(port)?))
     }
 
@@ -81,7 +83,9 @@ impl Ports {
                 return Ok(format!("--{name}={}", self.address(value)?));
             }
             if PORT_FLAGS.contains(&name) {
-                let port = value.parse::<u16>().with_context(|| format!("{arg} is no port"))?;
+                let port = value
+                    .parse::<u16>()
+                    .with_context(|| format!("{arg} is no port"))?;
                 return Ok(format!("--{name}={}", self.map(port)?));
             }
             Ok(arg)
@@ -154,7 +158,10 @@ async fn value_of(client: &Client, pod: &Pod, variable: &EnvVar) -> Result<Optio
     match field {
         Some("metadata.namespace") => Ok(Some(ns)),
         Some("metadata.name") => Ok(Some(pod.name_any())),
-        _ => bail!("{}: the testbed knows no such source of a variable", variable.name),
+        _ => bail!(
+            "{}: the testbed knows no such source of a variable",
+            variable.name
+        ),
     }
 }
 
@@ -178,7 +185,10 @@ async fn mount(client: &Client, pod: &Pod, container: &Container, ns: &str, dir:
             if source.optional == Some(true) {
                 continue;
             }
-            bail!("Secret {ns}/{name} does not exist, and volume {} needs it", volume.name);
+            bail!(
+                "Secret {ns}/{name} does not exist, and volume {} needs it",
+                volume.name
+            );
         };
         for (file, content) in found.data.unwrap_or_default() {
             fs::write(folder.join(&file), content.0).with_context(|| format!("could not write {file}"))?;
@@ -233,10 +243,16 @@ mod tests {
         let made = ports.translate("/manager", &args).unwrap();
         let here = |port: u16| ports.of(port).unwrap();
         assert_eq!(made[0], format!("--metrics-addr=127.0.0.1:{}", here(8080)));
-        assert_eq!(made[1], format!("--health-probe-bind-address=127.0.0.1:{}", here(8081)));
+        assert_eq!(
+            made[1],
+            format!("--health-probe-bind-address=127.0.0.1:{}", here(8081))
+        );
         assert_eq!(made[2], format!("--port={}", here(9443)));
         assert_eq!(made[3..], args[3..]);
         let made = ports.translate("/github-webhook-server", &[]).unwrap();
-        assert_eq!(made, [format!("--webhook-addr=127.0.0.1:{}", ports.of(8000).unwrap())]);
+        assert_eq!(
+            made,
+            [format!("--webhook-addr=127.0.0.1:{}", ports.of(8000).unwrap())]
+        );
     }
 }

@@ -72,7 +72,10 @@ pub async fn granted(client: &Client, ns: &str, account: &str) -> Result<BTreeSe
     let mut rules = Vec::new();
     let cluster_roles: Api<ClusterRole> = Api::all(client.clone());
     let mut bound: Vec<(Option<String>, RoleRef)> = Vec::new();
-    for binding in Api::<ClusterRoleBinding>::all(client.clone()).list(&params).await? {
+    for binding in Api::<ClusterRoleBinding>::all(client.clone())
+        .list(&params)
+        .await?
+    {
         if is_subject(binding.subjects) {
             bound.push((None, binding.role_ref));
         }
@@ -127,7 +130,11 @@ pub fn asked(plane: &ControlPlane, from: usize) -> Result<(Asked, usize)> {
         };
         let right = Right::new(word("/objectRef/apiGroup"), &resource, word("/verb"));
         let refused = word("/annotations/authorization.k8s.io~1decision") == "forbid";
-        let side = if refused { &mut asked.refused } else { &mut asked.allowed };
+        let side = if refused {
+            &mut asked.refused
+        } else {
+            &mut asked.allowed
+        };
         side.entry(account.replace(':', "/")).or_default().insert(right);
     }
     Ok((asked, text.len()))

@@ -86,7 +86,9 @@ impl Services {
 
     /// Keeps a port of this machine for a port of a Service.
     pub(super) async fn publish(&self, service: &str, port: i32) -> Result<SocketAddr> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("could not bind a port")?;
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .context("could not bind a port")?;
         let address = listener.local_addr().context("the port is unknown")?;
         let (inner, service, cut) = (self.inner.clone(), service.to_owned(), self.stop.clone());
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
@@ -131,7 +133,9 @@ impl Inner {
                 Ok(())
             }
             Err(error) => {
-                stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await?;
+                stream
+                    .write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+                    .await?;
                 Err(error)
             }
         }
@@ -140,7 +144,10 @@ impl Inner {
     /// The Service with this address in the cluster, or of this DNS name.
     async fn named(&self, host: &str) -> Result<String> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), &self.ns);
-        let services = api.list(&ListParams::default()).await.context("could not list the Services")?;
+        let services = api
+            .list(&ListParams::default())
+            .await
+            .context("could not list the Services")?;
         services
             .into_iter()
             .find(|service| {
@@ -155,7 +162,11 @@ impl Inner {
         let api: Api<Service> = Api::namespaced(self.client.clone(), &self.ns);
         let found = api.get(service).await.context("could not read the Service")?;
         let spec = found.spec.unwrap_or_default();
-        let entry = spec.ports.unwrap_or_default().into_iter().find(|entry| entry.port == port);
+        let entry = spec
+            .ports
+            .unwrap_or_default()
+            .into_iter()
+            .find(|entry| entry.port == port);
         let entry = entry.with_context(|| format!("Service {service} has no port {port}"))?;
         let target = entry.target_port.unwrap_or(IntOrString::Int(port));
         let labels: Vec<String> = spec
@@ -164,10 +175,14 @@ impl Inner {
             .into_iter()
             .map(|(key, value)| format!("{key}={value}"))
             .collect();
-        let endpoints = self.node.endpoints(&labels.join(","), |containers| port_number(&target, containers));
+        let endpoints = self
+            .node
+            .endpoints(&labels.join(","), |containers| port_number(&target, containers));
         for here in endpoints.await? {
             if let Ok(stream) = TcpStream::connect(("127.0.0.1", here)).await {
-                stream.set_nodelay(true).context("could not set up the connection")?;
+                stream
+                    .set_nodelay(true)
+                    .context("could not set up the connection")?;
                 return Ok(stream);
             }
         }

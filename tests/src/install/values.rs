@@ -51,7 +51,11 @@ pub fn files() -> Result<Vec<(String, PathBuf)>> {
             .map(|(path, _)| PathBuf::from(path)),
     );
     let named = |path: PathBuf| {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         (name, path)
     };
     Ok(paths.into_iter().map(named).collect())

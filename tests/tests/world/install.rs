@@ -44,12 +44,20 @@ fn every_value_is_set_by_one_of_the_values_files() {
         .map(|path| path.join("."))
         .filter(|path| !NOT_COVERED.contains(&path.as_str()))
         .collect();
-    assert!(missing.is_empty(), "set these in a file of tests/fixtures/values: {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "set these in a file of tests/fixtures/values: {missing:?}"
+    );
 }
 
 #[test]
 fn the_schema_knows_every_value_of_values_yaml() {
-    fn leaves(value: &Value, path: &mut Vec<String>, known: &BTreeSet<Vec<String>>, missing: &mut Vec<String>) {
+    fn leaves(
+        value: &Value,
+        path: &mut Vec<String>,
+        known: &BTreeSet<Vec<String>>,
+        missing: &mut Vec<String>,
+    ) {
         if known.contains(path) {
             return;
         }
@@ -87,7 +95,10 @@ fn roles(file: &str) -> BTreeMap<String, BTreeSet<Right>> {
             continue;
         }
         let rules: Vec<PolicyRule> = serde_json::from_value(document["rules"].clone()).unwrap();
-        let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = document["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         roles.entry(name).or_default().extend(of_rules(&rules));
     }
     roles
@@ -97,7 +108,12 @@ fn union(file: &str, names: &[&str]) -> BTreeSet<Right> {
     let roles = roles(file);
     names
         .iter()
-        .flat_map(|name| roles.get(*name).unwrap_or_else(|| panic!("{file} has no role {name}")).clone())
+        .flat_map(|name| {
+            roles
+                .get(*name)
+                .unwrap_or_else(|| panic!("{file} has no role {name}"))
+                .clone()
+        })
         .collect()
 }
 
@@ -114,7 +130,10 @@ fn the_charts_roles_are_those_of_config() {
     );
     assert_eq!(
         union(&golden("default"), &[&own("leader-election")]),
-        union(&format!("{rbac}/leader_election_role.yaml"), &["leader-election-role"])
+        union(
+            &format!("{rbac}/leader_election_role.yaml"),
+            &["leader-election-role"]
+        )
     );
     let mut with_accounts = union(&format!("{rbac}/manager_role.yaml"), &["manager-role"]);
     for (file, name) in [
@@ -130,7 +149,10 @@ fn the_charts_roles_are_those_of_config() {
     // One name, a ClusterRole and the Role of replay; the proxy's reviews are the chart's own.
     let mut server = union(&golden("one-namespace"), &[&own("github-webhook-server")]);
     server.retain(|right| !right.resource.ends_with("reviews"));
-    let mut of_config = union(&format!("{rbac}/github-webhook-server_role.yaml"), &["github-webhook-server"]);
+    let mut of_config = union(
+        &format!("{rbac}/github-webhook-server_role.yaml"),
+        &["github-webhook-server"],
+    );
     of_config.extend(union(
         &format!("{rbac}/github-webhook-server_replay_role.yaml"),
         &["github-webhook-server-replay"],
@@ -138,7 +160,10 @@ fn the_charts_roles_are_those_of_config() {
     assert_eq!(server, of_config);
     assert_eq!(
         union(&golden("own-certificate"), &[&own("manager-admission")]),
-        union(&format!("{rbac}/admission_self_signed_role.yaml"), &["admission-self-signed"])
+        union(
+            &format!("{rbac}/admission_self_signed_role.yaml"),
+            &["admission-self-signed"]
+        )
     );
 }
 
@@ -185,7 +210,10 @@ async fn a_drain_ends_all_runners_and_frees_what_users_wrote(kind: Kind) {
     world.apply(&lone.to_string()).await.unwrap();
     let patience = Duration::from_secs(90);
     let registered = async |world: &World| Ok(world.github.runners().len() == 4);
-    world.until("all runners are registered", patience, registered).await.unwrap();
+    world
+        .until("all runners are registered", patience, registered)
+        .await
+        .unwrap();
     world.queue_job(Duration::from_secs(6));
     let busy = async |world: &World| Ok(world.github.runners().iter().any(|runner| runner.busy));
     world.until("one is busy", patience, busy).await.unwrap();
@@ -197,13 +225,21 @@ async fn a_drain_ends_all_runners_and_frees_what_users_wrote(kind: Kind) {
     assert_eq!(world.github.job_stats().open(), 0, "the job was not waited for");
     assert!(world.github.runners().is_empty(), "{:?}", world.github.runners());
     let left = world.leftovers().await.unwrap();
-    assert_eq!((left.pods, left.stateful_sets, left.registered), (0, 0, 0), "{left:?}");
+    assert_eq!(
+        (left.pods, left.stateful_sets, left.registered),
+        (0, 0, 0),
+        "{left:?}"
+    );
     // What users wrote is there, and nothing holds it.
     let runners: Api<Runner> = world.api();
     let runners = runners.list(&ListParams::default()).await.unwrap().items;
     let names: Vec<String> = runners.iter().map(ResourceExt::name_any).collect();
     assert_eq!(names, ["lone"]);
-    assert!(runners[0].finalizers().is_empty(), "{:?}", runners[0].finalizers());
+    assert!(
+        runners[0].finalizers().is_empty(),
+        "{:?}",
+        runners[0].finalizers()
+    );
     assert_eq!(world.pool_state("pool").await.unwrap().desired, Some(3));
     let violations = world.github.violations();
     assert!(violations.is_empty(), "{violations:?}");
@@ -221,12 +257,26 @@ async fn definitions_are_brought_up_to_date() {
     command.ready = None;
     // The manager's own account may not.
     let mut refused = Process::start(&keeper, command.clone()).await.unwrap();
-    let ended = refused.running_mut().unwrap().wait(Duration::from_secs(30)).await.unwrap();
+    let ended = refused
+        .running_mut()
+        .unwrap()
+        .wait(Duration::from_secs(30))
+        .await
+        .unwrap();
     assert!(!ended.success());
-    assert!(refused.log_tail(4_000).contains("could not apply the definition"), "{}", refused.log_tail(4_000));
+    assert!(
+        refused.log_tail(4_000).contains("could not apply the definition"),
+        "{}",
+        refused.log_tail(4_000)
+    );
     let admin: &Path = &world.admin_kubeconfig().unwrap();
     command.args.push(format!("--kubeconfig={}", admin.display()));
     let mut process = Process::start(&keeper, command).await.unwrap();
-    let ended = process.running_mut().unwrap().wait(Duration::from_secs(30)).await.unwrap();
+    let ended = process
+        .running_mut()
+        .unwrap()
+        .wait(Duration::from_secs(30))
+        .await
+        .unwrap();
     assert!(ended.success(), "{}", process.log_tail(4_000));
 }

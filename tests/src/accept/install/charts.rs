@@ -55,7 +55,8 @@ async fn check_charts() -> Result<Verdict> {
     let helm = Helm::find().await?;
     let (_plane, client) = plane_for_charts().await?;
     for ns in [NAMESPACE, "elsewhere", "monitoring", "runners"] {
-        let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ns}});
+        let namespace =
+            serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ns}});
         manifests::apply_value(&client, ns, &namespace).await?;
     }
     let files = values::files()?;
@@ -64,15 +65,31 @@ async fn check_charts() -> Result<Verdict> {
     let changed = helm.dir().join("changed.json");
     for (name, path) in &files {
         let path_text = path.display().to_string();
-        helm.helm(None, &["lint", "--strict", &chart().display().to_string(), "--values", &path_text])
+        helm.helm(
+            None,
+            &[
+                "lint",
+                "--strict",
+                &chart().display().to_string(),
+                "--values",
+                &path_text,
+            ],
+        )
+        .await?
+        .good()
+        .with_context(|| name.clone())?;
+        let rendered = render(&helm, path)
             .await?
-            .good()
-            .with_context(|| name.clone())?;
-        let rendered = render(&helm, path).await?.with_context(|| format!("{name} does not render"))?;
+            .with_context(|| format!("{name} does not render"))?;
         for document in manifests::parse(&rendered)? {
             manifests::validate(&client, NAMESPACE, &document)
                 .await
-                .with_context(|| format!("{name}: {}", document.pointer("/metadata/name").unwrap_or(&Value::Null)))?;
+                .with_context(|| {
+                    format!(
+                        "{name}: {}",
+                        document.pointer("/metadata/name").unwrap_or(&Value::Null)
+                    )
+                })?;
             objects += 1;
         }
         let values = values::read(path)?;
@@ -90,7 +107,9 @@ async fn check_charts() -> Result<Verdict> {
     let dead: Vec<String> = known
         .difference(&effective)
         .map(|value| value.join("."))
-        .filter(|value| !WITHOUT_EFFECT.contains(&value.as_str()) && !value.starts_with("actionsMetricsServer"))
+        .filter(|value| {
+            !WITHOUT_EFFECT.contains(&value.as_str()) && !value.starts_with("actionsMetricsServer")
+        })
         .collect();
     let mut figure = format!(
         "{} values files, {objects} objects valid, {} of {} values have an effect",
@@ -99,7 +118,10 @@ async fn check_charts() -> Result<Verdict> {
         known.len()
     );
     if !dead.is_empty() {
-        figure += &format!("; these have none in any file of tests/fixtures/values: {}", dead.join(", "));
+        figure += &format!(
+            "; these have none in any file of tests/fixtures/values: {}",
+            dead.join(", ")
+        );
     }
     Ok(Verdict::new(dead.is_empty() && files.len() >= FILES, figure))
 }
@@ -156,20 +178,45 @@ async fn check_apply() -> Result<Verdict> {
     manifests::apply_crds(&client, &workspace_dir().join("tests/fixtures/foreign-kinds")).await?;
     let kubeconfig = plane.kubeconfig(ADMIN)?;
     // As users do it, with the annotation that has no room for ARC's definitions.
-    let crds = helm.kubectl(Some(kubeconfig), &["apply", "--validate=strict", "-f", "crds/"]).await?;
-    let definitions = crds.good()?.lines().filter(|line| line.contains("customresourcedefinition")).count();
+    let crds = helm
+        .kubectl(Some(kubeconfig), &["apply", "--validate=strict", "-f", "crds/"])
+        .await?;
+    let definitions = crds
+        .good()?
+        .lines()
+        .filter(|line| line.contains("customresourcedefinition"))
+        .count();
     // Those of a base may refer to another's namespace.
-    helm.kubectl(Some(kubeconfig), &["apply", "-k", "config/rbac"]).await?.good()?;
+    helm.kubectl(Some(kubeconfig), &["apply", "-k", "config/rbac"])
+        .await?
+        .good()?;
     // Before the webhooks: nobody would answer them here.
-    let strictly = ["apply", "--validate=strict", "-k", "config/samples", "-n", "default"];
-    let samples = helm.kubectl(Some(kubeconfig), &strictly).await?.good()?.lines().count();
+    let strictly = [
+        "apply",
+        "--validate=strict",
+        "-k",
+        "config/samples",
+        "-n",
+        "default",
+    ];
+    let samples = helm
+        .kubectl(Some(kubeconfig), &strictly)
+        .await?
+        .good()?
+        .lines()
+        .count();
     let mut objects = 0;
     for base in BASES {
         let rendered = helm.kubectl(None, &["kustomize", base]).await?.good()?;
         for document in manifests::parse(&rendered)? {
             manifests::validate(&client, "muster-system", &document)
                 .await
-                .with_context(|| format!("{base}: {}", document.pointer("/metadata/name").unwrap_or(&Value::Null)))?;
+                .with_context(|| {
+                    format!(
+                        "{base}: {}",
+                        document.pointer("/metadata/name").unwrap_or(&Value::Null)
+                    )
+                })?;
             objects += 1;
         }
         let applied = helm
@@ -179,6 +226,9 @@ async fn check_apply() -> Result<Verdict> {
     }
     Ok(Verdict::new(
         definitions == 5 && objects > 40,
-        format!("{definitions} definitions by client-side apply; {objects} objects of {} bases; {samples} samples", BASES.len()),
+        format!(
+            "{definitions} definitions by client-side apply; {objects} objects of {} bases; {samples} samples",
+            BASES.len()
+        ),
     ))
 }

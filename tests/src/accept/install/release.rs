@@ -71,13 +71,20 @@ impl Served {
 }
 
 fn names(rights: &BTreeSet<Right>) -> String {
-    rights.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    rights
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 pub(super) async fn rbac_run(running: &Running<'_>) -> Result<Verdict> {
     let arc = of_arc()?;
     let (mut ok, mut figures) = (true, Vec::new());
-    for (scope, name) in [(Scope::Cluster, "all namespaces"), (Scope::Single, "one namespace")] {
+    for (scope, name) in [
+        (Scope::Cluster, "all namespaces"),
+        (Scope::Single, "one namespace"),
+    ] {
         let (report, manager, server) = running
             .scenario(async {
                 let served = Served::start(scope).await?;
@@ -170,7 +177,8 @@ async fn check_verbs() -> Result<Verdict> {
         restart_managers(installation).await?;
         served.world.until_jobs_done(PATIENCE).await?;
     }
-    let mut figure = format!("{noticed} verbs, each missed as soon as it was gone, and jobs ran when it was back");
+    let mut figure =
+        format!("{noticed} verbs, each missed as soon as it was gone, and jobs ran when it was back");
     if !unnoticed.is_empty() {
         figure += &format!("; not missed: {}", unnoticed.join(", "));
     }
@@ -178,13 +186,19 @@ async fn check_verbs() -> Result<Verdict> {
 }
 
 fn manager_role(installation: &Installation) -> (Api<ClusterRole>, String) {
-    (Api::all(installation.client.clone()), format!("{RELEASE}-manager"))
+    (
+        Api::all(installation.client.clone()),
+        format!("{RELEASE}-manager"),
+    )
 }
 
 /// Takes one verb on one resource out of the manager's role; answers the role as it was.
 async fn revoke(installation: &Installation, right: &Right) -> Result<Option<ClusterRole>> {
     let (api, name) = manager_role(installation);
-    let saved = api.get(&name).await.context("could not read the manager's role")?;
+    let saved = api
+        .get(&name)
+        .await
+        .context("could not read the manager's role")?;
     let mut changed = saved.clone();
     let mut rules = Vec::new();
     for mut rule in changed.rules.take().unwrap_or_default() {
@@ -196,12 +210,12 @@ async fn revoke(installation: &Installation, right: &Right) -> Result<Option<Clu
         let mut narrow = rule.clone();
         narrow.resources = Some(vec![right.resource.clone()]);
         narrow.verbs.retain(|verb| *verb != right.verb);
-        rule.resources.iter_mut().for_each(|all| all.retain(|name| *name != right.resource));
-        rules.extend(
-            [rule, narrow]
-                .into_iter()
-                .filter(|rule| !rule.verbs.is_empty() && rule.resources.as_ref().is_some_and(|all| !all.is_empty())),
-        );
+        rule.resources
+            .iter_mut()
+            .for_each(|all| all.retain(|name| *name != right.resource));
+        rules.extend([rule, narrow].into_iter().filter(|rule| {
+            !rule.verbs.is_empty() && rule.resources.as_ref().is_some_and(|all| !all.is_empty())
+        }));
     }
     changed.rules = Some(rules);
     if changed == saved {
@@ -247,7 +261,10 @@ async fn identities(installation: &Installation, kinds: &str) -> Result<BTreeMap
     let listed: Value = serde_json::from_str(&listed).context("kubectl's list is no JSON")?;
     let items = listed.pointer("/items").and_then(Value::as_array).cloned();
     let word = |item: &Value, pointer: &str| {
-        item.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+        item.pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     };
     Ok(items
         .unwrap_or_default()
@@ -260,7 +277,10 @@ async fn identities(installation: &Installation, kinds: &str) -> Result<BTreeMap
                 word(item, "/metadata/name")
             );
             let of = |pointer: &str| item.pointer(pointer).cloned().unwrap_or_default();
-            (name, json!({"uid": of("/metadata/uid"), "selector": of("/spec/selector")}))
+            (
+                name,
+                json!({"uid": of("/metadata/uid"), "selector": of("/spec/selector")}),
+            )
         })
         .collect())
 }
@@ -278,9 +298,19 @@ pub(super) async fn upgrade(running: &Running<'_>) -> Result<Verdict> {
 async fn check_upgrade() -> Result<Verdict> {
     let installation = Installation::start().await?;
     let mut world = installation.world("muster-demo").await?;
-    let former = workspace_dir().join("tests/fixtures/arc-release").display().to_string();
+    let former = workspace_dir()
+        .join("tests/fixtures/arc-release")
+        .display()
+        .to_string();
     installation
-        .helm(&["install", RELEASE, &former, "--create-namespace", "--namespace", NAMESPACE])
+        .helm(&[
+            "install",
+            RELEASE,
+            &former,
+            "--create-namespace",
+            "--namespace",
+            NAMESPACE,
+        ])
         .await?
         .good()?;
     world.deployment("kept", |spec| spec.replicas = Some(0)).await?;
@@ -299,7 +329,11 @@ async fn check_upgrade() -> Result<Verdict> {
         .map(|(name, _)| name)
         .collect();
     let users_after = identities(&installation, OF_USERS).await?;
-    let lost: Vec<&String> = users.iter().filter(|(name, id)| users_after.get(*name) != Some(*id)).map(|(name, _)| name).collect();
+    let lost: Vec<&String> = users
+        .iter()
+        .filter(|(name, id)| users_after.get(*name) != Some(*id))
+        .map(|(name, _)| name)
+        .collect();
     let is_same = serde_json::to_value(world.get_deployment("kept").await?.spec)? == spec;
     // The definitions are this version's now.
     let conditions = installation
@@ -348,7 +382,9 @@ async fn check_uninstall() -> Result<Verdict> {
     let served = Served::start(Scope::Cluster).await?;
     let Served { world, installation } = &served;
     world.deployment("pool", |spec| spec.replicas = Some(4)).await?;
-    world.until("four runners are registered", PATIENCE, four_registered).await?;
+    world
+        .until("four runners are registered", PATIENCE, four_registered)
+        .await?;
     world.queue_job(LONG_JOB);
     let busy = async |world: &World| Ok(world.github.runners().iter().any(|runner| runner.busy));
     world.until("a runner is busy", PATIENCE, busy).await?;
@@ -359,7 +395,10 @@ async fn check_uninstall() -> Result<Verdict> {
     let stats = world.github.job_stats();
     let mut left = leftovers(&served).await?;
     // What users wrote is theirs.
-    ensure!(world.get_deployment("pool").await?.spec.replicas == Some(4), "the RunnerDeployment was changed");
+    ensure!(
+        world.get_deployment("pool").await?.spec.replicas == Some(4),
+        "the RunnerDeployment was changed"
+    );
     let left_then = left.len();
 
     // Once more, with the definitions.
@@ -368,18 +407,32 @@ async fn check_uninstall() -> Result<Verdict> {
         fields.insert("crds".to_owned(), json!({"keep": false}));
     }
     installation.install(&values).await?;
-    world.until("the runners are back", PATIENCE, four_registered).await?;
+    world
+        .until("the runners are back", PATIENCE, four_registered)
+        .await?;
     let said = installation.uninstall().await?;
     said.good().with_context(|| installation.logs())?;
     left.extend(leftovers(&served).await?);
-    let definitions = installation.kubectl(&["get", "crd", "-o", "name"]).await?.good()?;
-    left.extend(definitions.lines().filter(|line| line.contains("summerwind")).map(str::to_owned));
+    let definitions = installation
+        .kubectl(&["get", "crd", "-o", "name"])
+        .await?
+        .good()?;
+    left.extend(
+        definitions
+            .lines()
+            .filter(|line| line.contains("summerwind"))
+            .map(str::to_owned),
+    );
     let ok = left.is_empty() && stats.open() == 0 && stats.completed >= 1 && took >= Duration::from_secs(5);
     let figure = format!(
         "left: {} and {} with the definitions{}; {} job completed, which the first took {} s to wait for",
         left_then,
         left.len() - left_then,
-        if left.is_empty() { String::new() } else { format!(" ({})", left.join(", ")) },
+        if left.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", left.join(", "))
+        },
         stats.completed,
         took.as_secs()
     );
@@ -392,22 +445,58 @@ async fn leftovers(served: &Served) -> Result<Vec<String>> {
     let mut left = Vec::new();
     let kinds = "deployments,replicasets,pods,services,secrets,configmaps,serviceaccounts,roles,rolebindings,leases,jobs,\
 poddisruptionbudgets,networkpolicies,ingresses";
-    let own = installation.kubectl(&["get", kinds, "-n", NAMESPACE, "-o", "name"]).await?.good()?;
-    left.extend(own.lines().filter(|line| !line.ends_with("/default") && !line.ends_with("kube-root-ca.crt")).map(str::to_owned));
-    let wide = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations";
+    let own = installation
+        .kubectl(&["get", kinds, "-n", NAMESPACE, "-o", "name"])
+        .await?
+        .good()?;
+    left.extend(
+        own.lines()
+            .filter(|line| !line.ends_with("/default") && !line.ends_with("kube-root-ca.crt"))
+            .map(str::to_owned),
+    );
+    let wide =
+        "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations";
     let wide = installation.kubectl(&["get", wide, "-o", "name"]).await?.good()?;
-    left.extend(wide.lines().filter(|line| line.contains(RELEASE)).map(str::to_owned));
+    left.extend(
+        wide.lines()
+            .filter(|line| line.contains(RELEASE))
+            .map(str::to_owned),
+    );
     let of_runners = installation
-        .kubectl(&["get", "pods,poddisruptionbudgets,statefulsets", "-n", &world.ns, "-o", "name"])
+        .kubectl(&[
+            "get",
+            "pods,poddisruptionbudgets,statefulsets",
+            "-n",
+            &world.ns,
+            "-o",
+            "name",
+        ])
         .await?
         .good()?;
     left.extend(of_runners.lines().map(str::to_owned));
-    left.extend(world.github.runners().into_iter().map(|runner| format!("registration {}", runner.name)));
+    left.extend(
+        world
+            .github
+            .runners()
+            .into_iter()
+            .map(|runner| format!("registration {}", runner.name)),
+    );
     let held = installation
-        .kubectl(&["get", OF_USERS, "-n", &world.ns, "-o", "jsonpath={.items[*].metadata.finalizers[*]}"])
+        .kubectl(&[
+            "get",
+            OF_USERS,
+            "-n",
+            &world.ns,
+            "-o",
+            "jsonpath={.items[*].metadata.finalizers[*]}",
+        ])
         .await?;
     if held.ok {
-        left.extend(held.out.split_whitespace().map(|finalizer| format!("finalizer {finalizer}")));
+        left.extend(
+            held.out
+                .split_whitespace()
+                .map(|finalizer| format!("finalizer {finalizer}")),
+        );
     }
     Ok(left)
 }
