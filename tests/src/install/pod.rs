@@ -97,7 +97,7 @@ impl Ports {
 /// The executable that a container's command names, when it is one of ours.
 pub(super) fn executable(container: &Container) -> Option<&str> {
     let command = container.command.as_deref()?.first()?;
-    ["/manager", "/github-webhook-server"]
+    ["/manager", "/github-webhook-server", "/actions-metrics-server"]
         .contains(&command.as_str())
         .then_some(command.as_str())
 }

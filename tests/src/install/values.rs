@@ -43,13 +43,12 @@ pub fn defaults() -> Result<Value> {
 
 /// The project's own values files: name and path.
 pub fn files() -> Result<Vec<(String, PathBuf)>> {
-    let mut paths = vec![chart().join("ci/ci-values.yaml")];
-    let folder = workspace_dir().join("tests/fixtures/values");
-    paths.extend(
-        manifests::yaml_files(&folder)?
-            .into_iter()
-            .map(|(path, _)| PathBuf::from(path)),
-    );
+    let folders = [chart().join("ci"), workspace_dir().join("tests/fixtures/values")];
+    let mut paths = Vec::new();
+    for folder in folders {
+        let found = manifests::yaml_files(&folder)?;
+        paths.extend(found.into_iter().map(|(path, _)| PathBuf::from(path)));
+    }
     let named = |path: PathBuf| {
         let name = path
             .file_stem()

@@ -23,12 +23,6 @@ use muster_tests::{
 };
 use serde_json::{Value, json};
 
-/// Values that no file can set yet, with the reason.
-const NOT_COVERED: [&str; 1] = [
-    // Refused with a sentence: this version has no actions-metrics-server.
-    "actionsMetricsServer.enabled",
-];
-
 #[test]
 fn every_value_is_set_by_one_of_the_values_files() {
     let files: Vec<Value> = values::files()
@@ -42,7 +36,6 @@ fn every_value_is_set_by_one_of_the_values_files() {
         .iter()
         .filter(|path| !files.iter().any(|file| values::sets(file, path)))
         .map(|path| path.join("."))
-        .filter(|path| !NOT_COVERED.contains(&path.as_str()))
         .collect();
     assert!(
         missing.is_empty(),

@@ -17,7 +17,7 @@ use super::super::{Running, Verdict};
 /// So many values files at least.
 const FILES: usize = 30;
 /// Values that change nothing, as in ARC's chart.
-const WITHOUT_EFFECT: [&str; 1] = ["service.port"];
+const WITHOUT_EFFECT: [&str; 2] = ["service.port", "actionsMetrics.serviceAnnotations"];
 /// The bases of `config/`.
 const BASES: [&str; 7] = [
     "config/crd",
@@ -107,9 +107,7 @@ async fn check_charts() -> Result<Verdict> {
     let dead: Vec<String> = known
         .difference(&effective)
         .map(|value| value.join("."))
-        .filter(|value| {
-            !WITHOUT_EFFECT.contains(&value.as_str()) && !value.starts_with("actionsMetricsServer")
-        })
+        .filter(|value| !WITHOUT_EFFECT.contains(&value.as_str()))
         .collect();
     let mut figure = format!(
         "{} values files, {objects} objects valid, {} of {} values have an effect",
