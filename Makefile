@@ -113,6 +113,11 @@ accept: need-rust need-cc need-go ## The acceptance list of a piece of work, a l
 	$(BUILD)
 	$(TARGET)/debug/accept $(or $(SUITE),main-job) $(ACCEPT_ARGS)
 
+.PHONY: golden
+golden: need-rust need-cc need-go ## Write tests/fixtures/golden anew: what the chart renders to. Review the difference
+	$(BUILD)
+	MUSTER_RENEW_GOLDEN=1 $(TARGET)/debug/accept install --only golden
+
 .PHONY: bench
 bench: need-rust need-cc need-go ## Measure an optimized build. BENCH=webhook|latency|burst|steady|churn|lossy|growth|simulate BENCH_ARGS="--runs 3"
 	cargo build --workspace --release --bin github-webhook-server --bin manager --bin bench $(LOCKED)

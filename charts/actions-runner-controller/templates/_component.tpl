@@ -248,5 +248,5 @@ spec:
         {{- include "arc.metricsProxy" . | nindent 8 }}
         {{- end }}
       terminationGracePeriodSeconds: {{ .values.terminationGracePeriodSeconds }}
-      {{- include "arc.placement" .values | nindent 6 }}
+      {{- include "arc.placement" (dict "values" .values "root" .root "selector" (include "component.selectorLabels" .)) | nindent 6 }}
 {{- end -}}

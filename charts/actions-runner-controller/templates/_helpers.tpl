@@ -249,12 +249,23 @@ app.kubernetes.io/instance: {{ include "component.instance" . }}
 {{- .values.secret.name | default (include "component.fullname" .) -}}
 {{- end -}}
 
-{{/* Where pods run: a section of the values. */}}
+{{/* Where pods run: .values is a section of the values. With high availability (.root) those of .selector keep apart where they can. */}}
 {{- define "arc.placement" -}}
 {{- range $key := list "nodeSelector" "affinity" "tolerations" "topologySpreadConstraints" }}
-{{- with get $ $key }}
+{{- with get $.values $key }}
 {{ $key }}:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- if and .root (not .values.topologySpreadConstraints) }}
+{{- if .root.Values.highAvailability.enabled }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- .selector | nindent 8 }}
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -61,6 +61,8 @@ pub struct Settings {
     pub volumes: VolumeSettings,
     /// `--watch-namespace`; `None` watches all.
     pub watch_namespace: Option<String>,
+    /// `manager drain`: no runner is wanted, and none is made.
+    pub draining: bool,
 }
 
 /// The caches that reconcilers share.

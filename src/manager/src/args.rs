@@ -147,6 +147,19 @@ struct Flags {
     #[arg(long, value_name = "REPOSITORY")]
     queue_reconciliation_repository: Vec<String>,
 
+    /// `manager drain`: how long runners may take to end before it gives up.
+    #[arg(long, value_name = "DURATION", default_value = "4m")]
+    drain_timeout: GoDuration,
+    /// `manager drain`: Deployment of the managers, or of webhook servers, which is scaled to zero first; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    drain_deployment: Vec<String>,
+    /// `manager drain`: Lease that they leave behind, which is deleted at the end; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    drain_lease: Vec<String>,
+    /// `manager drain`: delete the definitions at the end, with all objects of their kinds.
+    #[arg(long)]
+    drain_definitions: bool,
+
     /// Run the reconcilers of the scale-set mode instead of the legacy ones.
     #[arg(long)]
     auto_scaling_runner_set_only: bool,
@@ -173,9 +186,50 @@ struct Flags {
     workqueue_rate_limiter: String,
 }
 
+/// What the process is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// The manager.
+    Manage,
+    /// `manager drain`: ends all runners, then itself.
+    Drain,
+    /// `manager definitions`: applies the custom resource definitions of this version.
+    Definitions,
+}
+
+impl Command {
+    /// Takes the command off the command line: its first word, if that is one.
+    fn take(argv: &mut Vec<OsString>) -> Self {
+        let command = match argv.get(1).and_then(|word| word.to_str()) {
+            Some("drain") => Self::Drain,
+            Some("definitions") => Self::Definitions,
+            _ => return Self::Manage,
+        };
+        argv.remove(1);
+        command
+    }
+}
+
+/// `--drain-…`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DrainArgs {
+    /// How long runners may take to end.
+    pub(crate) timeout: Duration,
+    /// The Deployments that make way.
+    pub(crate) deployments: Vec<String>,
+    /// What they leave behind.
+    pub(crate) leases: Vec<String>,
+    /// Delete the definitions, too.
+    pub(crate) definitions: bool,
+}
+
 /// What the manager was told to do.
 #[derive(Clone, Debug)]
 pub(crate) struct ManagerArgs {
+    /// What the process is to be.
+    pub(crate) command: Command,
+    /// `--drain-…`.
+    pub(crate) drain: DrainArgs,
     /// Logging.
     pub(crate) log: LogArgs,
     /// Login and URLs of GitHub.
@@ -247,6 +301,8 @@ impl ManagerArgs {
     /// [`Exit`], to be reported and returned by `main`.
     pub(crate) fn read(argv: impl IntoIterator<Item = OsString>, env: &Env) -> Result<Self, Exit> {
         let github_env = GitHubEnv::read(env).map_err(Exit::failure)?;
+        let mut argv: Vec<OsString> = argv.into_iter().collect();
+        let command = Command::take(&mut argv);
         let Parsed { flags, ignored } = parse::<Flags>(argv)?;
         let log = flags.log.resolve()?;
         let non_empty = |text: String| (!text.is_empty()).then_some(text);
@@ -262,6 +318,13 @@ impl ManagerArgs {
             }
         };
         Ok(Self {
+            command,
+            drain: DrainArgs {
+                timeout: flags.drain_timeout.as_std(),
+                deployments: flags.drain_deployment,
+                leases: flags.drain_lease,
+                definitions: flags.drain_definitions,
+            },
             log,
             github: GitHubArgs::merge(github_env, flags.github, flags.github_enterprise_url),
             metrics_addr: flags.metrics_addr,
@@ -383,6 +446,22 @@ mod tests {
             status_update_hook: false,
         };
         assert_eq!(args.runner, runner);
+    }
+
+    #[test]
+    fn the_first_word_may_be_a_command() {
+        assert_eq!(read(&["--port=1"], &[]).unwrap().command, Command::Manage);
+        let args = read(&["drain", "--drain-timeout=9s", "--drain-deployment=arc"], &[]).unwrap();
+        let drain = DrainArgs {
+            timeout: Duration::from_secs(9),
+            deployments: vec!["arc".to_owned()],
+            leases: Vec::new(),
+            definitions: false,
+        };
+        assert_eq!((args.command, args.drain), (Command::Drain, drain));
+        assert!(args.ignored.is_empty());
+        let args = read(&["definitions", "--log-format=json"], &[]).unwrap();
+        assert_eq!(args.command, Command::Definitions);
     }
 
     #[test]

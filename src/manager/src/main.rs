@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "a program, not a library")]
 
 mod args;
+mod drain;
 mod run;
 
 use std::process::ExitCode;

@@ -25,7 +25,7 @@ use muster_runtime::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::args::ManagerArgs;
+use crate::args::{Command, ManagerArgs};
 
 /// Where metrics are served when the address is empty.
 const METRICS_DEFAULT: &str = ":8080";
@@ -33,6 +33,14 @@ const METRICS_DEFAULT: &str = ":8080";
 const NEVER: Duration = Duration::from_hours(24);
 
 pub(crate) async fn run(args: ManagerArgs, env: &Env, logging: &Telemetry) -> anyhow::Result<()> {
+    match args.command {
+        Command::Manage => manage(args, env, logging).await,
+        Command::Drain => Box::pin(crate::drain::drain(&args, env)).await,
+        Command::Definitions => crate::drain::apply_definitions(&args).await,
+    }
+}
+
+async fn manage(args: ManagerArgs, env: &Env, logging: &Telemetry) -> anyhow::Result<()> {
     if args.scale_set_mode {
         bail!(
             "--auto-scaling-runner-set-only is not supported yet by this version: run without it for the legacy mode (actions.summerwind.dev)"
@@ -217,7 +225,7 @@ async fn serve_admission(
     Ok(admission::start(start, stop, tasks).await?)
 }
 
-fn default_client(
+pub(crate) fn default_client(
     args: &GitHubArgs,
     clock: &Clock,
     observer: GitHubMetrics,
@@ -261,7 +269,7 @@ fn default_client(
     Ok(DefaultClient { github, urls, shared })
 }
 
-fn settings(args: &ManagerArgs) -> Settings {
+pub(crate) fn settings(args: &ManagerArgs) -> Settings {
     Settings {
         pods: PodDefaults {
             runner_image: args.runner.image.clone(),
@@ -285,5 +293,6 @@ fn settings(args: &ManagerArgs) -> Settings {
         reconciliation: args.reconciliation.clone(),
         volumes: args.volumes,
         watch_namespace: args.watch_namespace.clone(),
+        draining: false,
     }
 }

@@ -3,6 +3,7 @@
 
 mod autoscaler;
 mod command;
+mod install;
 mod install_migrate;
 mod intake;
 mod main_job;
@@ -43,6 +44,8 @@ pub enum Suite {
     Migrate,
     /// Speed: time, memory and writes, as medians beside the limits of the same runs.
     Speed,
+    /// Installation: the chart, its rights, upgrade from ARC, the end.
+    Install,
 }
 
 /// The command line.
@@ -184,6 +187,7 @@ pub async fn run(options: &Options, terminal: Terminal, stop: &CancellationToken
         Suite::Runnerset => runnerset::ITEMS,
         Suite::Migrate => install_migrate::ALONE,
         Suite::Speed => speed::ITEMS,
+        Suite::Install => install::ITEMS,
     };
     if options.items {
         for item in items {

@@ -41,11 +41,31 @@ pub async fn apply_value(client: &Client, ns: &str, document: &Value) -> Result<
     apply(client, ns, document, &mut HashMap::new()).await
 }
 
+/// Asks the API server whether it would take a document, strictly validated, and changes nothing.
+pub async fn validate(client: &Client, ns: &str, document: &Value) -> Result<DynamicObject> {
+    let params = PatchParams::apply(FIELD_MANAGER)
+        .force()
+        .validation_strict()
+        .dry_run();
+    apply_as(client, ns, document, &mut HashMap::new(), &params).await
+}
+
 async fn apply(
     client: &Client,
     ns: &str,
     document: &Value,
     kinds: &mut HashMap<GroupVersionKind, (ApiResource, Scope)>,
+) -> Result<DynamicObject> {
+    let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
+    apply_as(client, ns, document, kinds, &params).await
+}
+
+async fn apply_as(
+    client: &Client,
+    ns: &str,
+    document: &Value,
+    kinds: &mut HashMap<GroupVersionKind, (ApiResource, Scope)>,
+    params: &PatchParams,
 ) -> Result<DynamicObject> {
     let object: DynamicObject =
         serde_json::from_value(document.clone()).context("the document is no Kubernetes object")?;
@@ -76,8 +96,7 @@ async fn apply(
             Api::namespaced_with(client.clone(), ns, &resource)
         }
     };
-    let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
-    api.patch(&name, &params, &Patch::Apply(document))
+    api.patch(&name, params, &Patch::Apply(document))
         .await
         .with_context(|| format!("could not apply {} {name}", gvk.kind))
 }

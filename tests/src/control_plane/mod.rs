@@ -54,6 +54,8 @@ pub const WEBHOOK_SERVER: &str = "system:serviceaccount:muster-system:github-web
 const CONTROLLERS: &str = "statefulset-controller,garbage-collector-controller,namespace-controller,\
 serviceaccount-controller,serviceaccount-token-controller,persistentvolume-binder-controller,\
 persistentvolume-protection-controller,persistentvolumeclaim-protection-controller";
+/// Those that a control plane has for a release of the chart.
+const WORKLOAD_CONTROLLERS: &str = ",deployment-controller,replicaset-controller,job-controller";
 /// Each stage of the start must be over within this time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 /// Time between two looks at something that is starting.
@@ -92,6 +94,12 @@ pub struct Options {
     pub crds: Option<PathBuf>,
     /// Write down every write that is asked for, see [`ControlPlane::audit`].
     pub audit: bool,
+    /// Run the controllers of Deployments and Jobs, too.
+    pub workloads: bool,
+    /// Write down what service accounts ask for, see [`ControlPlane::access_log`].
+    pub access: bool,
+    /// The socket that leads the API server to the cluster's Services, as an HTTP proxy (`CONNECT`).
+    pub services: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -100,6 +108,9 @@ impl Default for Options {
             users: Vec::new(),
             crds: Some(workspace_dir().join("crds")),
             audit: false,
+            workloads: false,
+            access: false,
+            services: None,
         }
     }
 }
@@ -176,6 +187,7 @@ impl ControlPlane {
         if options.audit {
             args.extend(audit::args(&dir)?);
         }
+        args.extend(further_args(&dir, options)?);
         let mut apiserver = keeper.spawn("kube-apiserver", &binaries.apiserver, &args, &BTreeMap::new())?;
         // Made by the API server itself: its certificate, and the authority that signed it.
         let ca = dir.join("certs").join("apiserver.crt");
@@ -186,7 +198,7 @@ impl ControlPlane {
         let mut kubeconfigs = BTreeMap::new();
         for (user, token) in &tokens {
             let path = dir.join(format!("kubeconfig-{}.json", user.replace(':', "-")));
-            write_kubeconfig(&path, &url, &ca, user, token)?;
+            write_kubeconfig(&path, &url, &ca, (user, None), token)?;
             kubeconfigs.insert(user.clone(), path);
         }
         let admin = kubeconfigs
@@ -202,7 +214,7 @@ impl ControlPlane {
             None => Vec::new(),
         };
 
-        let args = controller_manager_args(&dir, &admin);
+        let args = controller_manager_args(&dir, &admin, options.workloads);
         let program = &binaries.controller_manager;
         let mut controllers = keeper.spawn("kube-controller-manager", program, &args, &BTreeMap::new())?;
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
@@ -240,6 +252,11 @@ impl ControlPlane {
     /// The book of writes, in a control plane that was started with [`Options::audit`].
     pub fn audit(&self) -> audit::Audit {
         audit::Audit::in_dir(self.keeper.dir())
+    }
+
+    /// Where the API server writes down what service accounts ask for, a line of JSON each.
+    pub fn access_log(&self) -> PathBuf {
+        access_log(self.dir())
     }
 
     /// The names of the definitions that were applied at the start.
@@ -286,22 +303,24 @@ impl ControlPlane {
 
     /// Makes a service account that did not exist at the start, and a kubeconfig file with a real token for it.
     pub async fn service_account(&self, ns: &str, name: &str) -> Result<PathBuf> {
-        let client = self.admin().await?;
-        let api: Api<ServiceAccount> = Api::namespaced(client.clone(), ns);
-        if api
-            .get_opt(name)
-            .await
-            .context("could not look for the service account")?
-            .is_none()
-        {
+        let path = self.dir().join(format!("kubeconfig-{ns}-{name}.json"));
+        let api: Api<ServiceAccount> = Api::namespaced(self.admin().await?, ns);
+        let found = api.get_opt(name).await;
+        if found.context("could not look for the service account")?.is_none() {
             let account = ServiceAccount {
                 metadata: named(name),
                 ..ServiceAccount::default()
             };
-            api.create(&PostParams::default(), &account)
-                .await
-                .context("could not make the service account")?;
+            let made = api.create(&PostParams::default(), &account).await;
+            made.context("could not make the service account")?;
         }
+        self.token_file(ns, name, &path).await?;
+        Ok(path)
+    }
+
+    /// Writes a kubeconfig file with a real token for a service account that exists, into its namespace.
+    pub async fn token_file(&self, ns: &str, name: &str, path: &Path) -> Result<()> {
+        let api: Api<ServiceAccount> = Api::namespaced(self.admin().await?, ns);
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
                 audiences: Some(Vec::new()),
@@ -312,15 +331,13 @@ impl ControlPlane {
         let answer: TokenRequest = api
             .create_subresource("token", name, &PostParams::default(), &request)
             .await
-            .context("could not get a token for the service account")?;
+            .with_context(|| format!("could not get a token for service account {ns}/{name}"))?;
         let token = answer
             .status
             .and_then(|s| s.token)
             .context("the token request brought no token")?;
         let user = format!("system:serviceaccount:{ns}:{name}");
-        let path = self.dir().join(format!("kubeconfig-{ns}-{name}.json"));
-        write_kubeconfig(&path, &self.url, &self.ca, &user, &token)?;
-        Ok(path)
+        write_kubeconfig(path, &self.url, &self.ca, (&user, Some(ns)), &token)
     }
 
     /// Binds `user` to a cluster role.
@@ -465,7 +482,13 @@ fn write_tokens(path: &Path, users: &[User]) -> Result<BTreeMap<String, String>>
 }
 
 /// Kubeconfigs are written as JSON, which is YAML too.
-fn write_kubeconfig(path: &Path, url: &str, ca: &Path, user: &str, token: &str) -> Result<()> {
+fn write_kubeconfig(
+    path: &Path,
+    url: &str,
+    ca: &Path,
+    (user, ns): (&str, Option<&str>),
+    token: &str,
+) -> Result<()> {
     let authority = fs::read(ca).context("could not read the API server's certificate")?;
     let config = json!({
         "apiVersion": "v1",
@@ -474,7 +497,7 @@ fn write_kubeconfig(path: &Path, url: &str, ca: &Path, user: &str, token: &str) 
         "clusters": [{"name": "muster", "cluster": {
             "server": url, "certificate-authority-data": STANDARD.encode(authority)}}],
         "users": [{"name": user, "user": {"token": token}}],
-        "contexts": [{"name": "muster", "context": {"cluster": "muster", "user": user}}],
+        "contexts": [{"name": "muster", "context": {"cluster": "muster", "user": user, "namespace": ns}}],
     });
     fs::write(path, format!("{config:#}\n")).with_context(|| format!("could not write {}", path.display()))
 }
@@ -515,10 +538,52 @@ fn apiserver_args(dir: &Path, store: &str, port: u16) -> Vec<String> {
     ]
 }
 
-fn controller_manager_args(dir: &Path, kubeconfig: &Path) -> Vec<String> {
+fn access_log(dir: &Path) -> PathBuf {
+    dir.join("access.log")
+}
+
+/// What only some control planes are asked for.
+fn further_args(dir: &Path, options: &Options) -> Result<Vec<String>> {
+    let write = |name: &str, content: serde_json::Value| {
+        let path = dir.join(name);
+        fs::write(&path, content.to_string())
+            .with_context(|| format!("could not write {}", path.display()))?;
+        anyhow::Ok(path.display().to_string())
+    };
+    let mut args = Vec::new();
+    if options.access {
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived", "ResponseStarted"],
+            "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+        });
+        args.extend([
+            format!("--audit-policy-file={}", write("access-policy.json", policy)?),
+            format!("--audit-log-path={}", access_log(dir).display()),
+        ]);
+    }
+    if let Some(socket) = &options.services {
+        let transport = json!({"uds": {"udsName": socket}});
+        let selection = json!({
+            "apiVersion": "apiserver.k8s.io/v1beta1",
+            "kind": "EgressSelectorConfiguration",
+            "egressSelections": [{
+                "name": "cluster",
+                "connection": {"proxyProtocol": "HTTPConnect", "transport": transport},
+            }],
+        });
+        let file = write("egress.json", selection)?;
+        args.push(format!("--egress-selector-config-file={file}"));
+    }
+    Ok(args)
+}
+
+fn controller_manager_args(dir: &Path, kubeconfig: &Path, workloads: bool) -> Vec<String> {
+    let further = if workloads { WORKLOAD_CONTROLLERS } else { "" };
     vec![
         format!("--kubeconfig={}", kubeconfig.display()),
-        format!("--controllers={CONTROLLERS}"),
+        format!("--controllers={CONTROLLERS}{further}"),
         "--leader-elect=false".to_owned(),
         format!(
             "--service-account-private-key-file={}",

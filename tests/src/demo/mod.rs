@@ -238,7 +238,12 @@ fn existing_kubeconfig() -> Result<PathBuf> {
 }
 
 /// Everything between the start and the end of a world.
-async fn play(world: &World, options: &Options, terminal: Terminal, begun: Instant) -> Result<Report> {
+pub(crate) async fn play(
+    world: &World,
+    options: &Options,
+    terminal: Terminal,
+    begun: Instant,
+) -> Result<Report> {
     let step = terminal.step("sample");
     apply_sample(world, options).await?;
     step.done(format_args!(

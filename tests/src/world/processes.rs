@@ -199,6 +199,15 @@ impl World {
         Ok(())
     }
 
+    /// Takes a webhook server that somebody else runs for its own: GitHub's webhooks go to `webhook_url`, and its metrics are at `metrics_url`.
+    pub fn adopt(&mut self, webhook_url: &str, metrics_url: &str) {
+        webhook_url.clone_into(&mut self.webhook_url);
+        self.metrics_urls
+            .insert(WEBHOOK_COMPONENT.to_owned(), metrics_url.to_owned());
+        let hook = HookSpec::organization(ORGANIZATION, webhook_url, SECRET);
+        self.hook = Some(self.github.add_hook(hook));
+    }
+
     /// The text of a process's metrics endpoint (`manager`, `github-webhook-server`, `github-webhook-server-1`, …).
     pub async fn metrics(&self, component: &str) -> Result<String> {
         let url = self

@@ -37,6 +37,7 @@ mod explain;
 mod handback;
 mod healing;
 mod image;
+mod install;
 mod intake;
 mod interleavings;
 mod kills;

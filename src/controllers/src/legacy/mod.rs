@@ -13,6 +13,7 @@
 //! What RunnerSets are made of is in [`runner_set::watches`].
 
 pub(crate) mod autoscaler;
+pub mod drain;
 pub(crate) mod leftovers;
 pub(crate) mod linked;
 mod owner_set;
@@ -151,6 +152,8 @@ pub async fn start(start: Start, shutdown: CancellationToken) {
     let (recorder, write_events) = Recorder::new(client.clone(), clock.clone(), shutdown.clone());
     let ends = Arc::new(Ends::default());
     let namespace = settings.watch_namespace.clone();
+    // While draining nobody decides how many runners there are: none.
+    let scaling = !settings.draining;
     let context = Arc::new(Context {
         client: client.clone(),
         clock: clock.clone(),
@@ -195,29 +198,35 @@ pub async fn start(start: Start, shutdown: CancellationToken) {
             return;
         }
         futures::join!(
-            drive(
-                "horizontalrunnerautoscaler-controller",
-                &caches.autoscalers,
-                &queues.autoscalers,
-                &reconciles
-            )
-            .run(
-                Arc::clone(&context),
-                shutdown.clone(),
-                autoscaler::reconcile,
-                report_failure("horizontalrunnerautoscaler-controller")
+            when(
+                scaling,
+                drive(
+                    "horizontalrunnerautoscaler-controller",
+                    &caches.autoscalers,
+                    &queues.autoscalers,
+                    &reconciles
+                )
+                .run(
+                    Arc::clone(&context),
+                    shutdown.clone(),
+                    autoscaler::reconcile,
+                    report_failure("horizontalrunnerautoscaler-controller")
+                )
             ),
-            drive(
-                "runnerdeployment-controller",
-                &caches.deployments,
-                &queues.deployments,
-                &reconciles
-            )
-            .run(
-                Arc::clone(&context),
-                shutdown.clone(),
-                runner_deployment::reconcile,
-                report_failure("runnerdeployment-controller")
+            when(
+                scaling,
+                drive(
+                    "runnerdeployment-controller",
+                    &caches.deployments,
+                    &queues.deployments,
+                    &reconciles
+                )
+                .run(
+                    Arc::clone(&context),
+                    shutdown.clone(),
+                    runner_deployment::reconcile,
+                    report_failure("runnerdeployment-controller")
+                )
             ),
             drive(
                 "runnerreplicaset-controller",
@@ -249,7 +258,10 @@ pub async fn start(start: Start, shutdown: CancellationToken) {
                 reconciles.clone(),
                 shutdown.clone()
             ),
-            reconciliation::run(Arc::clone(&context), shutdown.clone()),
+            when(
+                scaling,
+                reconciliation::run(Arc::clone(&context), shutdown.clone())
+            ),
             leftovers::run(&context, shutdown.clone(), |pool| queues.add_target(pool)),
             context.clients.follow(
                 || context.clock.now(),
@@ -262,6 +274,12 @@ pub async fn start(start: Start, shutdown: CancellationToken) {
     futures::join!(watches, more_watches, controllers, write_events);
     context.tasks.close();
     context.tasks.wait().await;
+}
+
+async fn when(wanted: bool, work: impl Future<Output = ()>) {
+    if wanted {
+        work.await;
+    }
 }
 
 fn drive<K>(name: &'static str, cache: &Cache<K>, queue: &Queue<K>, metrics: &ReconcileMetrics) -> Drive<K>

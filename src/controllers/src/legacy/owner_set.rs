@@ -234,7 +234,9 @@ fn want<S: OwnerSet>(context: &Context, set: &S, hash: String, owners: &[OwnerVi
     });
     let autoscaled = target.is_some_and(|target| is_autoscaled(context, &target));
     // Absent means 1, but not while an autoscaler that refers to it is about to decide.
-    let replicas = set.replicas().unwrap_or_else(|| i64::from(!autoscaled));
+    let asked = set.replicas().unwrap_or_else(|| i64::from(!autoscaled));
+    let draining = context.settings.draining;
+    let replicas = if draining { 0 } else { asked };
     Want {
         replicas: usize::try_from(replicas).unwrap_or(0),
         ephemeral: set.config().ephemeral.unwrap_or(true),
@@ -244,7 +246,9 @@ fn want<S: OwnerSet>(context: &Context, set: &S, hash: String, owners: &[OwnerVi
         // A set without a record and without owners is a new one, and not upstream's.
         served: pod_owner::served(set).or_else(|| owners.is_empty().then(pod_owner::never_served)),
         unaccounted,
-        retain_idle_until: annotation(keys::ANNOTATION_RETAIN_IDLE_UNTIL).and_then(|text| text.parse().ok()),
+        retain_idle_until: annotation(keys::ANNOTATION_RETAIN_IDLE_UNTIL)
+            .filter(|_| !draining)
+            .and_then(|text| text.parse().ok()),
         backoff_until: failing.as_ref().map(|failing| failing.until),
         probing: failing.is_some(),
         in_place: set.replaces_in_place(),

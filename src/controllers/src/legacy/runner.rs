@@ -27,6 +27,7 @@ use crate::{
     error::{Error, already_exists, is_not_found},
     events::Severity,
     owner::ControllerOwner,
+    pod_owner,
 };
 
 const COMPONENT: &str = "runner-controller";
@@ -49,6 +50,9 @@ pub(super) async fn reconcile(runner: Arc<Runner>, context: Arc<Context>) -> Res
         .get(&namespace, &name)
         .filter(|pod| super::owner_set::is_pod_of(pod, &runner.uid().unwrap_or_default()));
     let Some(pod) = pod else {
+        if context.settings.draining {
+            return Ok(Action::await_change());
+        }
         return create(&context, &api, &runner, now).await;
     };
     if !runner
@@ -57,6 +61,9 @@ pub(super) async fn reconcile(runner: Arc<Runner>, context: Arc<Context>) -> Res
         .any(|finalizer| finalizer == keys::FINALIZER_RUNNER)
     {
         set_finalizer(&api, &runner, true).await?;
+    }
+    if context.settings.draining && runner.controller_owner().is_none() {
+        end_lone_pod(&context, &pod, &runner, now).await?;
     }
     mirror(&context, &api, &runner, &pod, now).await
 }
@@ -81,6 +88,23 @@ async fn set_finalizer(api: &Api<Runner>, runner: &Runner, present: bool) -> Res
         Err(error) if is_not_found(&error) => Ok(()),
         Err(error) => Err(Error::apply("change the Runner's finalizer")(error)),
     }
+}
+
+/// Draining: no set decides about the pod of a Runner that a user wrote. It goes as all do, off GitHub first.
+async fn end_lone_pod(context: &Context, pod: &Pod, runner: &Runner, now: Timestamp) -> Result<(), Error> {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &runner.namespace().unwrap_or_default());
+    let view = context.view(pod);
+    if view.deletion_at.is_some() {
+        return Ok(());
+    }
+    if view.unregistration_complete {
+        return pod_owner::delete(&pods, &view.name, &view.uid).await;
+    }
+    if view.unregistration_requested {
+        return Ok(());
+    }
+    let requested = keys::ANNOTATION_UNREGISTRATION_REQUEST;
+    pod_owner::annotate(&pods, &view.name, requested, &now.to_string()).await
 }
 
 async fn create(

@@ -127,6 +127,10 @@ async fn delete_parent(context: &Context, pod: &Pod, namespace: &str) -> Result<
         let Some(known) = cache.get(namespace, &owner.name) else {
             return Ok(());
         };
+        // A drain makes no pods, and leaves what users wrote.
+        if context.settings.draining && known.controller_owner().is_none() {
+            return Ok(());
+        }
         if known.meta().deletion_timestamp.is_some() || known.uid().as_deref() != Some(owner.uid.as_str()) {
             return Ok(());
         }
