@@ -326,9 +326,9 @@ impl Run {
                 one.again_at = again.then(|| Instant::now() + BACK_OFF);
             }
             if one.process.is_none() && one.again_at.is_some_and(|at| at <= Instant::now()) {
-                let Program { program, args, env } = &one.program;
+                let Program { path, args, env } = &one.program;
                 let name = format!("{}-{}", self.name, one.container.name);
-                one.process = Some(self.shared.keeper.spawn(&name, program, args, env)?);
+                one.process = Some(self.shared.keeper.spawn(&name, path, args, env)?);
                 one.starts += 1;
                 one.again_at = None;
             }

@@ -33,7 +33,7 @@ const DEFAULT_ADDRESS: (&str, &str, &str) = ("/github-webhook-server", "webhook-
 /// A container's process.
 #[derive(Clone, Debug)]
 pub(super) struct Program {
-    pub(super) program: PathBuf,
+    pub(super) path: PathBuf,
     pub(super) args: Vec<String>,
     pub(super) env: BTreeMap<String, String>,
 }
@@ -127,7 +127,7 @@ pub(super) async fn program(
     env.insert("HOSTNAME".to_owned(), pod.name_any());
     env.insert("RUST_BACKTRACE".to_owned(), "1".to_owned());
     Ok(Program {
-        program: binary(name.trim_start_matches('/'))?,
+        path: binary(name.trim_start_matches('/'))?,
         args,
         env,
     })

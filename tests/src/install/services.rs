@@ -175,9 +175,10 @@ impl Inner {
             .into_iter()
             .map(|(key, value)| format!("{key}={value}"))
             .collect();
+        let labels = labels.join(",");
         let endpoints = self
             .node
-            .endpoints(&labels.join(","), |containers| port_number(&target, containers));
+            .endpoints(&labels, |containers| port_number(&target, containers));
         for here in endpoints.await? {
             if let Ok(stream) = TcpStream::connect(("127.0.0.1", here)).await {
                 stream

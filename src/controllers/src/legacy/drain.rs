@@ -1,7 +1,7 @@
 //! Draining: before the manager goes for good, every runner is taken off GitHub and removed, and nothing is left that holds an object.
 //!
 //! The controllers run with `Settings::draining`: sets want no runners, nobody is made, and what is there ends as on any scale-down: the idle ones
-//! unregister first, the busy ones finish their job. What users wrote (RunnerDeployments, RunnerSets, autoscalers, Runners of their own) stays as it is.
+//! unregister first, the busy ones finish their job. What users wrote (`RunnerDeployment`s, `RunnerSet`s, autoscalers, Runners of their own) stays as it is.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -274,7 +274,7 @@ impl Replicas {
         let Some(found) = read().await? else {
             return Ok(None);
         };
-        let running = found.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let running = found.spec.replicas.unwrap_or(1);
         // A drain before this one may have stopped them already.
         let noted = found.annotations().get(ANNOTATION_REPLICAS);
         let count = noted.and_then(|text| text.parse().ok()).unwrap_or(running);

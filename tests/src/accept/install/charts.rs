@@ -116,10 +116,11 @@ async fn check_charts() -> Result<Verdict> {
         known.len()
     );
     if !dead.is_empty() {
-        figure += &format!(
+        let more = format!(
             "; these have none in any file of tests/fixtures/values: {}",
             dead.join(", ")
         );
+        figure.push_str(&more);
     }
     Ok(Verdict::new(dead.is_empty() && files.len() >= FILES, figure))
 }

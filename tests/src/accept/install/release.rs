@@ -131,7 +131,8 @@ fn judge_use(manager: &Use, arc: &BTreeSet<Right>) -> (bool, String) {
     let needless: BTreeSet<Right> = idle.difference(&explained).cloned().collect();
     let mut figure = format!("{} rights used of {}", manager.used.len(), manager.granted.len());
     if !needless.is_empty() {
-        figure += &format!(", needless: {}", names(&needless));
+        let more = format!(", needless: {}", names(&needless));
+        figure.push_str(&more);
     }
     (needless.is_empty(), figure)
 }
@@ -180,7 +181,8 @@ async fn check_verbs() -> Result<Verdict> {
     let mut figure =
         format!("{noticed} verbs, each missed as soon as it was gone, and jobs ran when it was back");
     if !unnoticed.is_empty() {
-        figure += &format!("; not missed: {}", unnoticed.join(", "));
+        let more = format!("; not missed: {}", unnoticed.join(", "));
+        figure.push_str(&more);
     }
     Ok(Verdict::new(noticed >= 10 && unnoticed.is_empty(), figure))
 }
@@ -373,7 +375,6 @@ pub(super) async fn uninstall(running: &Running<'_>) -> Result<Verdict> {
 /// How long the job runs that an uninstallation must wait for.
 const LONG_JOB: Duration = Duration::from_secs(12);
 
-#[expect(clippy::unused_async, reason = "a condition, as `World::until` takes it")]
 async fn four_registered(world: &World) -> Result<bool> {
     Ok(world.github.runners().len() == 4)
 }
