@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_tables_are_even() {
-        assert_eq!(show(short(1_234.567)), "1,234");
+        assert_eq!(show(short(1_234.567)), "1,235");
         assert_eq!(show(short(0.123_45)), "0.123");
         assert_eq!(show(short(12.34)), "12.3");
         assert_eq!(show(short(f64::NAN)), "0");

@@ -127,6 +127,13 @@ fn installation() -> Vec<Seed> {
             },
         ),
         change(
+            "DefinitionVersionMissing",
+            definition("runnersets.actions.summerwind.dev"),
+            |object| {
+                set(object, "/spec/versions/0", "served", json!(false));
+            },
+        ),
+        change(
             "DefinitionOutdated",
             definition("runners.actions.summerwind.dev"),
             |object| {
