@@ -31,7 +31,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
       *) echo "there is no image for $TARGETARCH" >&2; exit 1 ;; \
     esac \
  && rustup target add "$triple" \
- && cargo build --release --locked --target "$triple" --workspace --bin manager --bin github-webhook-server \
+ && cargo build --release --locked --target "$triple" --workspace --bin manager --bin github-webhook-server --bin actions-metrics-server \
  && mkdir /out \
  && for name in manager github-webhook-server actions-metrics-server; do \
       if [ -x "target/$triple/release/$name" ]; then install -m 0555 "target/$triple/release/$name" /out/; fi; \

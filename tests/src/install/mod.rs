@@ -1,5 +1,5 @@
 //! A release of the chart on a control plane of its own: helm installs it, and a node runs its pods with the service accounts and rights that
-//! the chart rendered ([`node`](self::node)). The API server and GitHub reach them through their Services ([`services`](self::services)).
+//! the chart rendered ([`node`]). The API server and GitHub reach them through their Services ([`services`]).
 
 mod node;
 mod pod;

@@ -96,7 +96,8 @@ fn not_pem(object: &mut Value) {
 }
 
 pub(super) fn all() -> Vec<Seed> {
-    let mut seeds = installation();
+    let mut seeds = definitions();
+    seeds.extend(installation());
     seeds.extend(access());
     seeds.extend(admission());
     seeds.extend(objects());
@@ -112,7 +113,7 @@ fn change(fault: &'static str, at: At, change: fn(&mut Value)) -> Seed {
     seed(fault, vec![Edit::Change(at, change)])
 }
 
-fn installation() -> Vec<Seed> {
+fn definitions() -> Vec<Seed> {
     vec![
         seed(
             "DefinitionMissing",
@@ -165,6 +166,11 @@ fn installation() -> Vec<Seed> {
                 }),
             ],
         ),
+    ]
+}
+
+fn installation() -> Vec<Seed> {
+    vec![
         seed("ManagerMissing", vec![Edit::Delete(MANAGER)]),
         change("ManagerStopped", MANAGER, |object| {
             set(object, "/spec", "replicas", json!(0));
