@@ -16,6 +16,7 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{
     control_plane::{ADMIN, ControlPlane, Options},
+    helm::Helm,
     keeper::{target_dir, workspace_dir},
     process::binary,
 };
@@ -136,12 +137,17 @@ impl Bench {
         fs::create_dir(&programs).context("could not make a folder for the programs")?;
         symlink(binary("kubectl-muster")?, programs.join("kubectl-muster"))
             .context("could not offer the plugin")?;
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let is_on_path = std::env::split_paths(&inherited).any(|folder| folder.join("kubectl").is_file());
+        if built("kubectl").is_none() && !is_on_path {
+            // A fresh machine: it is built, once.
+            Helm::find().await?;
+        }
         for name in ["kubectl", "helm"] {
             if let Some(program) = built(name) {
                 symlink(program, programs.join(name)).with_context(|| format!("could not offer {name}"))?;
             }
         }
-        let inherited = std::env::var_os("PATH").unwrap_or_default();
         let all = std::iter::once(programs.clone()).chain(std::env::split_paths(&inherited));
         let path = std::env::join_paths(all).context("PATH has a colon in a folder's name")?;
         let has = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
