@@ -88,7 +88,7 @@ pub async fn until_ready(world: &World) -> Result<()> {
         .until("the webhook servers are ready", MINUTE, async |world: &World| {
             for component in world.webhook_components() {
                 let known = world.metric(&component, "muster_webhook_autoscalers", &[]);
-                if known.await? != 1 {
+                if known.await? != 1 || !world.is_ready(&component).await? {
                     return Ok(false);
                 }
             }

@@ -210,6 +210,17 @@ impl World {
 
     /// The text of a process's metrics endpoint (`manager`, `github-webhook-server`, `github-webhook-server-1`, …).
     pub async fn metrics(&self, component: &str) -> Result<String> {
+        let answer = self.ask(component, "/metrics").await?;
+        answer.text().await.context("the metrics broke off")
+    }
+
+    /// Whether a process says that it is ready: a webhook server answers before that, and puts all jobs off.
+    pub async fn is_ready(&self, component: &str) -> Result<bool> {
+        Ok(self.ask(component, "/readyz").await?.status().is_success())
+    }
+
+    /// What a process answers beside its work, where its metrics are.
+    async fn ask(&self, component: &str, path: &str) -> Result<reqwest::Response> {
         let url = self
             .metrics_urls
             .get(component)
@@ -218,12 +229,9 @@ impl World {
             .no_proxy()
             .build()
             .context("could not make an HTTP client")?;
-        let answer = client
-            .get(url)
-            .send()
-            .await
-            .context("the metrics endpoint does not answer")?;
-        answer.text().await.context("the metrics broke off")
+        let url = url.replace("/metrics", path);
+        let answer = client.get(&url).send().await;
+        answer.with_context(|| format!("{url} does not answer"))
     }
 
     // ---- calls to the API server
