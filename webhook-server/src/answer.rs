@@ -34,22 +34,10 @@ pub enum Outcome {
     Ignored,
     /// An event that this server does not act on.
     Unsupported,
-    /// Signature missing or wrong.
-    Unauthorized,
-    /// Not a delivery as GitHub sends them.
-    Malformed,
-    /// Neither JSON nor a form.
-    UnsupportedMediaType,
-    /// More than GitHub ever sends.
-    TooLarge,
-    /// Too slow in sending.
-    Timeout,
-    /// Not POST.
-    Method,
+    /// It is not in order, or there is no room for it.
+    Refused(Reason),
     /// The write could not be confirmed in time.
     Unconfirmed,
-    /// Too many deliveries wait.
-    Busy,
     /// The autoscaler's ledger is full.
     Full,
     /// The autoscalers have not been read yet.
@@ -70,14 +58,8 @@ impl Outcome {
             Self::Unmatched => "unmatched",
             Self::Ignored => "ignored",
             Self::Unsupported => "unsupported",
-            Self::Unauthorized => "unauthorized",
-            Self::Malformed => "malformed",
-            Self::UnsupportedMediaType => "unsupported_media_type",
-            Self::TooLarge => "too_large",
-            Self::Timeout => "timeout",
-            Self::Method => "method",
+            Self::Refused(reason) => reason.as_str(),
             Self::Unconfirmed => "unconfirmed",
-            Self::Busy => "busy",
             Self::Full => "full",
             Self::NotReady => "not_ready",
             Self::GroupsUnknown => "groups_unknown",
@@ -94,13 +76,8 @@ impl Outcome {
             | Self::Unmatched
             | Self::Ignored
             | Self::Unsupported => StatusCode::OK,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Malformed => StatusCode::BAD_REQUEST,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Unconfirmed | Self::Busy | Self::Full | Self::NotReady | Self::GroupsUnknown => {
+            Self::Refused(reason) => reason.status(),
+            Self::Unconfirmed | Self::Full | Self::NotReady | Self::GroupsUnknown => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -109,7 +86,6 @@ impl Outcome {
     /// Seconds after which it is worth trying again.
     fn retry_after(self) -> Option<u64> {
         match self {
-            Self::Busy => Some(1),
             Self::Unconfirmed | Self::NotReady => Some(5),
             Self::GroupsUnknown => Some(30),
             Self::Full => Some(60),
@@ -128,14 +104,14 @@ impl Outcome {
         Self::Unmatched,
         Self::Ignored,
         Self::Unsupported,
-        Self::Unauthorized,
-        Self::Malformed,
-        Self::UnsupportedMediaType,
-        Self::TooLarge,
-        Self::Timeout,
-        Self::Method,
+        Self::Refused(Reason::Unauthorized),
+        Self::Refused(Reason::Malformed),
+        Self::Refused(Reason::UnsupportedMediaType),
+        Self::Refused(Reason::TooLarge),
+        Self::Refused(Reason::Timeout),
+        Self::Refused(Reason::Method),
         Self::Unconfirmed,
-        Self::Busy,
+        Self::Refused(Reason::Busy),
         Self::Full,
         Self::NotReady,
         Self::GroupsUnknown,
@@ -202,16 +178,7 @@ impl Answer {
 
 impl From<Refusal> for Answer {
     fn from(refusal: Refusal) -> Self {
-        let outcome = match refusal.reason {
-            Reason::Unauthorized => Outcome::Unauthorized,
-            Reason::Malformed => Outcome::Malformed,
-            Reason::UnsupportedMediaType => Outcome::UnsupportedMediaType,
-            Reason::TooLarge => Outcome::TooLarge,
-            Reason::Timeout => Outcome::Timeout,
-            Reason::Method => Outcome::Method,
-            Reason::Busy => Outcome::Busy,
-        };
-        Self::new(outcome, refusal.text)
+        Self::new(Outcome::Refused(refusal.reason), refusal.text)
     }
 }
 
@@ -231,6 +198,11 @@ impl IntoResponse for Answer {
                 HeaderValue::from_static("text/plain; charset=utf-8"),
             );
         }
+        if let Outcome::Refused(reason) = self.outcome
+            && let Some((name, value)) = reason.header()
+        {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
         if let Some(seconds) = self.retry_after.or_else(|| self.outcome.retry_after()) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -248,16 +220,6 @@ impl IntoResponse for Answer {
             matched().map(|matched| matched.autoscaler.to_string()).collect(),
         );
         list(REASON_HEADER, matched().map(ToString::to_string).collect());
-        match self.outcome {
-            Outcome::Method => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
-            }
-            // The rest of the body was not read.
-            Outcome::TooLarge | Outcome::Timeout => {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            _ => {}
-        }
         response
     }
 }

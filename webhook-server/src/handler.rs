@@ -13,7 +13,7 @@ use moka::future::Cache;
 use muster_core::autoscale::reservation::JobKey;
 use muster_core::routing::{AutoscalerView, Nearest, Routing, Visibility, WorkflowAction};
 use muster_github::events::{TriggerPayload, action_label, event_label};
-use muster_intake::{BodyBudget, guid};
+use muster_intake::{BodyBudget, Reason, guid};
 use muster_runtime::clock::Clock;
 use muster_runtime::serve::Readiness;
 use secrecy::SecretString;
@@ -329,7 +329,10 @@ fn nothing() -> Answer {
 fn not_written(reason: NotWritten) -> Answer {
     match reason {
         NotWritten::Gone => nothing(),
-        NotWritten::Busy => Answer::new(Outcome::Busy, "too many deliveries wait for their write"),
+        NotWritten::Busy => Answer::new(
+            Outcome::Refused(Reason::Busy),
+            "too many deliveries wait for their write",
+        ),
         NotWritten::Unconfirmed => Answer::new(
             Outcome::Unconfirmed,
             "the write could not be confirmed in time; send the delivery again",

@@ -6,7 +6,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use muster_github::signature::SignatureError;
 
 /// Why a delivery is refused.
@@ -39,6 +39,17 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Method => "method",
             Self::Busy => "busy",
+        }
+    }
+
+    /// What the sender's side has to know beside the status code.
+    pub fn header(self) -> Option<(HeaderName, &'static str)> {
+        match self {
+            Self::Method => Some((header::ALLOW, "GET, HEAD, POST")),
+            Self::Busy => Some((header::RETRY_AFTER, "1")),
+            // The rest of the body was not read.
+            Self::TooLarge | Self::Timeout => Some((header::CONNECTION, "close")),
+            Self::Unauthorized | Self::Malformed | Self::UnsupportedMediaType => None,
         }
     }
 
@@ -104,16 +115,11 @@ impl IntoResponse for Refusal {
             Cow::Owned(text) => Body::from(text),
         });
         *response.status_mut() = self.reason.status();
-        let (name, value) = match self.reason {
-            Reason::Method => (header::ALLOW, "GET, HEAD, POST"),
-            Reason::Busy => (header::RETRY_AFTER, "1"),
-            // The rest of the body was not read.
-            Reason::TooLarge | Reason::Timeout => (header::CONNECTION, "close"),
-            _ => (header::CONTENT_TYPE, PLAIN),
-        };
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PLAIN));
-        headers.insert(name, HeaderValue::from_static(value));
+        if let Some((name, value)) = self.reason.header() {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
         response
     }
 }

@@ -92,10 +92,7 @@ impl Reader<'_> {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {
-        let listed = self.cluster.list_everywhere(what, &ListParams::default()).await;
-        if listed.as_ref().is_err_and(is_unknown_kind) {
-            return Ok(Some(Vec::new()));
-        }
+        let listed = known(self.cluster.list_everywhere(what, &ListParams::default()).await);
         self.allowed(listed, &format!("{what} of the cluster"))
     }
 
@@ -111,15 +108,13 @@ impl Reader<'_> {
         for place in places {
             let api: Api<K> = Api::namespaced(self.cluster.client.clone(), place);
             let listed = api.list(&ListParams::default()).await;
-            let listed = listed.with_context(|| format!("could not list {what} in {place}"));
-            if listed.as_ref().is_err_and(is_unknown_kind) {
-                continue;
-            }
+            let listed = listed.map(|list| list.items);
+            let listed = known(listed.with_context(|| format!("could not list {what} in {place}")));
             match (
                 self.allowed(listed, &format!("{what} of namespace {place}"))?,
                 &mut found,
             ) {
-                (Some(list), Some(found)) => found.extend(list.items),
+                (Some(items), Some(found)) => found.extend(items),
                 _ => found = None,
             }
         }

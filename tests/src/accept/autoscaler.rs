@@ -224,7 +224,7 @@ async fn tables(running: &Running<'_>, filter: &str, wanted: &[&str]) -> Result<
     let ran = running
         .run(
             "cargo",
-            &["test", "-p", "muster-core", "--lib", "--", filter],
+            &["test", "--workspace", "--lib", "--", filter],
             &[],
         )
         .await?;

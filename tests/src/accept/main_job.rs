@@ -367,16 +367,7 @@ async fn count_list_calls() -> Result<Verdict> {
             .deployment("pool", |spec| spec.replicas = Some(runners))
             .await?;
         let wanted = usize::try_from(runners).unwrap_or_default();
-        world
-            .until(
-                "every pod carries its runner's id",
-                Duration::from_mins(2),
-                async |world| {
-                    let known = world.pods().await?.iter().filter(|pod| has_id(pod)).count();
-                    Ok(known == wanted)
-                },
-            )
-            .await?;
+        world.until_known(wanted, Duration::from_mins(2)).await?;
         let in_a_minute = world.github.calls_per_minute(Family::ListRunners);
         let calls = in_a_minute.into_iter().max().unwrap_or_default();
         figures.push(format!("{runners} runners: {calls} in a minute"));
@@ -384,11 +375,6 @@ async fn count_list_calls() -> Result<Verdict> {
     }
     let ok = most.iter().all(|calls| (1..=2).contains(calls));
     Ok(Verdict::new(ok, figures.join("; ")))
-}
-
-fn has_id(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
-    let annotations = pod.metadata.annotations.as_ref();
-    annotations.is_some_and(|all| all.contains_key(muster_crds::keys::ANNOTATION_RUNNER_ID))
 }
 
 #[cfg(test)]

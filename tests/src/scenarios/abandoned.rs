@@ -144,16 +144,7 @@ async fn fill(world: &World, runners: usize, lost: usize) -> Result<BTreeSet<Str
             })
             .await?;
     }
-    let known = async |world: &World| {
-        let pods = world.pods().await?;
-        let with_id = pods
-            .iter()
-            .filter(|pod| pod.annotations().contains_key(keys::ANNOTATION_RUNNER_ID));
-        Ok(with_id.count() == runners)
-    };
-    world
-        .until("every pod carries its runner's id", PATIENCE, known)
-        .await?;
+    world.until_known(runners, PATIENCE).await?;
     let pods = world.pods().await?;
     let lost: BTreeSet<String> = pods
         .iter()

@@ -15,6 +15,8 @@ use crate::{
 /// Name of the pool and its autoscaler.
 const POOL: &str = "pool";
 const MINUTE: Duration = Duration::from_mins(1);
+/// A refused call is made again after three minutes (spec 02 §21).
+const REFUSED: Duration = Duration::from_mins(4);
 const JOBS: &str = "TotalNumberOfQueuedAndInProgressWorkflowRuns";
 const BUSY: &str = "PercentageRunnersBusy";
 
@@ -52,10 +54,10 @@ async fn replicas(world: &World) -> Result<i64> {
     Ok(deployment.spec.replicas.unwrap_or(1))
 }
 
-async fn until_replicas(world: &World, wanted: i64) -> Result<()> {
+async fn until_replicas(world: &World, wanted: i64, patience: Duration) -> Result<()> {
     let what = format!("the pool has {wanted} replicas");
     world
-        .until(&what, MINUTE, async |world| Ok(replicas(world).await? == wanted))
+        .until(&what, patience, async |world| Ok(replicas(world).await? == wanted))
         .await
 }
 
@@ -115,7 +117,7 @@ pub async fn busy_share(name: &str, max: i64) -> Result<Vec<i64>> {
         spec.max_replicas = Some(max);
     })
     .await?;
-    until_replicas(&world, 0).await?;
+    until_replicas(&world, 0, MINUTE).await?;
     let mut seen = vec![0];
     let jobs = usize::try_from(max)? + 1;
     let handles: Vec<_> = (0..jobs)
@@ -133,7 +135,7 @@ pub async fn busy_share(name: &str, max: i64) -> Result<Vec<i64>> {
     for job in handles {
         world.github.complete_job(job.id, "success");
     }
-    until_replicas(&world, 0).await?;
+    until_replicas(&world, 0, MINUTE).await?;
     seen.push(0);
     Ok(seen)
 }
@@ -149,7 +151,12 @@ pub async fn silence(name: &str, runners: usize, kind: FaultKind, reason: &str) 
     let jobs: Vec<_> = (0..runners)
         .map(|_| world.queue_job(Duration::from_mins(10)))
         .collect();
-    until_replicas(&world, i64::try_from(runners)?).await?;
+    until_replicas(&world, i64::try_from(runners)?, MINUTE).await?;
+    let patience = if matches!(kind, FaultKind::Forbidden) {
+        REFUSED
+    } else {
+        MINUTE
+    };
     let fault = world.github.inject(Fault::on(Family::ListJobs, kind));
     world
         .until("the condition says so", MINUTE, async |world| {
@@ -167,7 +174,7 @@ pub async fn silence(name: &str, runners: usize, kind: FaultKind, reason: &str) 
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     world.github.clear_fault(fault);
-    until_replicas(&world, 0).await?;
+    until_replicas(&world, 0, patience).await?;
     world
         .until("the condition is well again", MINUTE, async |world| {
             Ok(!complains(world, "MetricsPulled", reason).await?)
@@ -234,13 +241,13 @@ pub async fn schedule(name: &str) -> Result<Override> {
         spec.scheduled_overrides = serde_json::from_value(overrides).ok();
     })
     .await?;
-    until_replicas(&world, 0).await?;
+    until_replicas(&world, 0, MINUTE).await?;
     let before = summary(&world, None).await?;
-    until_replicas(&world, 2).await?;
+    until_replicas(&world, 2, MINUTE).await?;
     let begun = world.github.now().duration_since(begin);
     let during = summary(&world, before.as_deref()).await?;
     let said = complains(&world, "ScheduleValid", "ScheduleInvalid").await?;
-    until_replicas(&world, 0).await?;
+    until_replicas(&world, 0, MINUTE).await?;
     let ended = world.github.now().duration_since(end);
     let after = summary(&world, during.as_deref()).await?;
     let print = |bounds: &str, at: Timestamp| {

@@ -131,8 +131,8 @@ pub(super) async fn grant_replay_lease(admin: &Client, ns: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the client's user may use `verb` on `resource` in all namespaces.
-pub async fn wait_until_allowed(client: &Client, verb: &str, group: &str, resource: &str) -> Result<()> {
+/// Whether the client's user may use `verb` on `resource` in all namespaces.
+pub async fn is_allowed(client: &Client, verb: &str, group: &str, resource: &str) -> Result<bool> {
     let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(ResourceAttributes {
@@ -146,18 +146,19 @@ pub async fn wait_until_allowed(client: &Client, verb: &str, group: &str, resour
         ..SelfSubjectAccessReview::default()
     };
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let answer = api.create(&PostParams::default(), &review).await;
+    let answer = answer.context("could not ask for rights")?;
+    Ok(answer.status.is_some_and(|status| status.allowed))
+}
+
+/// Waits until [`is_allowed`].
+pub async fn wait_until_allowed(client: &Client, verb: &str, group: &str, resource: &str) -> Result<()> {
     let end = Instant::now() + DEADLINE;
-    loop {
-        let answer = api
-            .create(&PostParams::default(), &review)
-            .await
-            .context("could not ask for rights")?;
-        if answer.status.is_some_and(|status| status.allowed) {
-            return Ok(());
-        }
+    while !is_allowed(client, verb, group, resource).await? {
         if Instant::now() > end {
             bail!("{verb} {resource} is not allowed after {DEADLINE:?}");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    Ok(())
 }

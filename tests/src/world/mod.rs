@@ -45,7 +45,7 @@ use self::{
 };
 
 pub use self::{
-    cluster::{ensure_rights, wait_until_allowed},
+    cluster::{ensure_rights, is_allowed, wait_until_allowed},
     keeping::VolumeFigures,
     look::{Leftovers, is_live_reservation},
     pools::{CACHE, Kind, Pool, PoolState},
@@ -595,6 +595,19 @@ impl World {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Waits until there are so many pods that carry GitHub's id of their runner.
+    pub async fn until_known(&self, runners: usize, deadline: Duration) -> Result<()> {
+        let known = async |world: &Self| {
+            let pods = world.pods().await?;
+            let known = pods.iter().filter(|pod| {
+                kube::ResourceExt::annotations(*pod).contains_key(muster_crds::keys::ANNOTATION_RUNNER_ID)
+            });
+            Ok(known.count() == runners)
+        };
+        self.until("every pod carries its runner's id", deadline, known)
+            .await
     }
 
     /// Waits until GitHub has no open job.

@@ -106,21 +106,7 @@ async fn a_burst_costs_eight_writes_a_runner_and_few_on_what_they_share() {
 async fn idle_runners_cost_no_write_and_no_call() {
     let world = world("cost-idle").await;
     world.pool("idle", |pool| pool.replicas = Some(15)).await.unwrap();
-    world
-        .until(
-            "every pod carries its runner's id",
-            MINUTE,
-            async |world: &World| {
-                let pods = world.pods().await?;
-                let known = pods.iter().filter(|pod| {
-                    let annotations = pod.metadata.annotations.as_ref();
-                    annotations.is_some_and(|all| all.contains_key("actions-runner/id"))
-                });
-                Ok(known.count() == 15)
-            },
-        )
-        .await
-        .unwrap();
+    world.until_known(15, MINUTE).await.unwrap();
     settle(&world).await;
     world.github.reset_counters();
     tokio::time::sleep(Duration::from_secs(12)).await;

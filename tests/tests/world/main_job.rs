@@ -117,24 +117,7 @@ async fn github_in_the_dark_keeps_what_is_there(kind: Kind) {
 async fn list_calls_do_not_grow_with_the_number_of_runners(kind: Kind) {
     let world = World::builder("list-calls").kind(kind).start().await.unwrap();
     world.pool("pool", |pool| pool.replicas = Some(30)).await.unwrap();
-    world
-        .until(
-            "every pod carries its runner's id",
-            MINUTE,
-            async |world: &World| {
-                let pods = world.pods().await?;
-                let known = pods.iter().filter(|pod| {
-                    pod.metadata
-                        .annotations
-                        .iter()
-                        .flatten()
-                        .any(|(key, _)| key == "actions-runner/id")
-                });
-                Ok(known.count() == 30)
-            },
-        )
-        .await
-        .unwrap();
+    world.until_known(30, MINUTE).await.unwrap();
     let calls = world
         .github
         .counters()

@@ -3,6 +3,7 @@
 use muster_core::autoscale::reservation::{self, LedgerEvent, TriggerEvent};
 use muster_core::routing::{EventFacts, EventTrigger, Triggered, Visibility};
 use muster_github::events::TriggerPayload;
+use muster_intake::Reason;
 use tokio::time::Instant;
 
 use super::{App, Remembered, Subject, full, not_written, nothing};
@@ -45,7 +46,7 @@ pub(super) async fn answer(
         };
         let Some(name) = guid.and_then(|guid| TriggerEvent::name_of(event, guid)) else {
             let text = "the delivery has no usable X-GitHub-Delivery header, which names what it adds";
-            return Answer::new(Outcome::Malformed, text);
+            return Answer::new(Outcome::Refused(Reason::Malformed), text);
         };
         let EventTrigger { amount, duration, .. } = trigger;
         let addition = LedgerEvent::Trigger(TriggerEvent {

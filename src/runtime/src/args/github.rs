@@ -142,6 +142,7 @@ impl NumberedLogin {
         ];
         token_or_app(self.token.as_ref(), parts, |missing| CredentialsError::Numbered {
             missing: missing
+                .into_iter()
                 .zip(variables)
                 .filter(|(absent, _)| *absent)
                 .map(|(_, name)| format!("{name}_{}", self.number))
@@ -157,7 +158,7 @@ type AppParts<'a> = (&'a Option<AppId>, Option<u64>, &'a Option<SecretString>);
 fn token_or_app(
     token: Option<&SecretString>,
     parts: AppParts<'_>,
-    lacks: impl FnOnce(std::array::IntoIter<bool, 3>) -> CredentialsError,
+    lacks: impl FnOnce([bool; 3]) -> CredentialsError,
 ) -> Result<Credentials, CredentialsError> {
     if let Some(token) = token {
         // A Secret made from a file often ends in a newline, which no header may contain.
@@ -171,9 +172,11 @@ fn token_or_app(
             installation_id,
             private_key: private_key(key)?,
         }),
-        (app_id, installation_id, key) => Err(lacks(
-            [app_id.is_none(), installation_id.is_none(), key.is_none()].into_iter(),
-        )),
+        (app_id, installation_id, key) => Err(lacks([
+            app_id.is_none(),
+            installation_id.is_none(),
+            key.is_none(),
+        ])),
     }
 }
 
@@ -336,11 +339,11 @@ impl GitHubArgs {
             "the installation id (GITHUB_APP_INSTALLATION_ID)",
             "the private key (GITHUB_APP_PRIVATE_KEY)",
         ];
-        token_or_app(self.token.as_ref(), parts, |mut missing| {
-            if missing.clone().all(|absent| absent) {
+        token_or_app(self.token.as_ref(), parts, |missing| {
+            if missing == [true; 3] {
                 return CredentialsError::Missing;
             }
-            let missing = missing.by_ref().zip(names).filter(|(absent, _)| *absent);
+            let missing = missing.into_iter().zip(names).filter(|(absent, _)| *absent);
             CredentialsError::Incomplete {
                 missing: missing.map(|(_, name)| name).collect(),
             }

@@ -32,7 +32,7 @@ pub(super) async fn core_tests(
     names: &[&str],
     figure: impl FnOnce(u32) -> String,
 ) -> Result<Verdict> {
-    let command = ["test", "-p", "muster-core", "--lib", "--"];
+    let command = ["test", "--workspace", "--lib", "--"];
     tests(running, &command, cases, names, figure).await
 }
 

@@ -1,9 +1,6 @@
 //! Changes of objects of any kind that can be undone.
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
 use kube::{
     Api, Client,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
@@ -259,24 +256,4 @@ async fn replace(api: &Api<DynamicObject>, name: &str, mut object: Value, is_sta
     replaced
         .map(drop)
         .with_context(|| format!("could not replace {name}"))
-}
-
-/// Whether a client's user may do this somewhere in the cluster.
-pub(super) async fn is_allowed(client: &Client, verb: &str, group: &str, resource: &str) -> Result<bool> {
-    let review = SelfSubjectAccessReview {
-        spec: SelfSubjectAccessReviewSpec {
-            resource_attributes: Some(ResourceAttributes {
-                verb: Some(verb.to_owned()),
-                group: Some(group.to_owned()),
-                resource: Some(resource.to_owned()),
-                ..ResourceAttributes::default()
-            }),
-            ..SelfSubjectAccessReviewSpec::default()
-        },
-        ..SelfSubjectAccessReview::default()
-    };
-    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let answer = api.create(&PostParams::default(), &review).await;
-    let answer = answer.context("could not ask for rights")?;
-    Ok(answer.status.is_some_and(|status| status.allowed))
 }

@@ -18,7 +18,7 @@ use crate::{
     control_plane::{ControlPlane, client_from, manifests},
     keeper::workspace_dir,
     process::binary,
-    world::wait_until_allowed,
+    world::{is_allowed, wait_until_allowed},
 };
 
 use self::edit::Editor;
@@ -196,7 +196,7 @@ async fn may_write(client: &Client) -> Result<Vec<String>> {
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
     ] {
         for verb in ["create", "update", "patch", "delete"] {
-            if edit::is_allowed(client, verb, group, resource).await? {
+            if is_allowed(client, verb, group, resource).await? {
                 found.push(format!("{verb} {resource}"));
             }
         }
