@@ -8,33 +8,68 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
+/// Between two writes of one object.
 const INTERVAL: SignedDuration = SignedDuration::from_secs(1);
+/// Counts that change together, one runner after the other or up and down again, are written together.
+const SETTLE: SignedDuration = SignedDuration::from_millis(750);
 /// Entries beyond this are swept.
 const SWEEP_ABOVE: usize = 10_000;
+
+/// What is remembered of an object.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    /// When its status was written last.
+    written: Option<Timestamp>,
+    /// Since when a write of its counts waits.
+    changed: Option<Timestamp>,
+}
 
 /// When each object's status was written last.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
-    written: Mutex<HashMap<String, Timestamp>>,
+    entries: Mutex<HashMap<String, Entry>>,
 }
 
 impl Gate {
     /// `None` when the status of the object with this UID may be written now (and counts as written); else how long to wait.
     pub(crate) fn admit(&self, uid: &str, now: Timestamp) -> Option<Duration> {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = |at: &Timestamp| now.duration_since(*at) >= INTERVAL;
-        if let Some(at) = written.get(uid).filter(|at| !free(at)) {
-            let wait = INTERVAL - now.duration_since(*at);
-            return Some(
-                Duration::try_from(wait)
-                    .unwrap_or(Duration::from_secs(1))
-                    .min(Duration::from_secs(1)),
-            );
+        self.open(uid, now, |_| None)
+    }
+
+    /// The same for a status that only counts: three quarters of a second are given to what changes next.
+    pub(crate) fn admit_counts(&self, uid: &str, now: Timestamp) -> Option<Duration> {
+        self.open(uid, now, |entry| {
+            let changed = *entry.changed.get_or_insert(now);
+            changed.checked_add(SETTLE).ok()
+        })
+    }
+
+    fn open(
+        &self,
+        uid: &str,
+        now: Timestamp,
+        settled: impl FnOnce(&mut Entry) -> Option<Timestamp>,
+    ) -> Option<Duration> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() > SWEEP_ABOVE {
+            let is_old = |at: Timestamp| now.duration_since(at) >= INTERVAL;
+            entries.retain(|_, entry| {
+                let latest = entry.written.max(entry.changed);
+                latest.is_some_and(|at| !is_old(at))
+            });
         }
-        if written.len() > SWEEP_ABOVE {
-            written.retain(|_, at| !free(at));
+        let entry = entries.entry(uid.to_owned()).or_default();
+        let again = entry.written.and_then(|at| at.checked_add(INTERVAL).ok());
+        let opens = again.max(settled(entry)).filter(|at| *at > now);
+        if let Some(at) = opens {
+            let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+            // A clock that was set back does not hold a status for longer.
+            return Some(wait.min(Duration::from_secs(1)));
         }
-        written.insert(uid.to_owned(), now);
+        *entry = Entry {
+            written: Some(now),
+            changed: None,
+        };
         None
     }
 }
@@ -43,13 +78,29 @@ impl Gate {
 mod tests {
     use super::*;
 
+    fn t(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(1_800_000_000_000 + ms).unwrap()
+    }
+
     #[test]
     fn one_write_per_second_and_object() {
         let gate = Gate::default();
-        let t = |ms: i64| Timestamp::from_millisecond(1_800_000_000_000 + ms).unwrap();
         assert_eq!(gate.admit("a", t(0)), None);
         assert_eq!(gate.admit("b", t(0)), None);
         assert_eq!(gate.admit("a", t(400)), Some(Duration::from_millis(600)));
         assert_eq!(gate.admit("a", t(1_000)), None);
+    }
+
+    #[test]
+    fn counts_wait_for_what_changes_next_and_never_longer_than_a_second() {
+        let gate = Gate::default();
+        let wait = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(gate.admit_counts("a", t(0)), wait(750));
+        assert_eq!(gate.admit_counts("a", t(200)), wait(550));
+        assert_eq!(gate.admit_counts("a", t(750)), None);
+        // The second since the last write has not passed.
+        assert_eq!(gate.admit_counts("a", t(850)), wait(900));
+        assert_eq!(gate.admit_counts("a", t(1_750)), None);
+        assert_eq!(gate.admit_counts("a", t(9_000)), wait(750));
     }
 }

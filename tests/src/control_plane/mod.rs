@@ -50,10 +50,12 @@ pub const MANAGER: &str = "system:serviceaccount:muster-system:manager";
 /// The user that the webhook server runs as.
 pub const WEBHOOK_SERVER: &str = "system:serviceaccount:muster-system:github-webhook-server";
 
-/// The controllers that the testbed needs of kube-controller-manager.
+/// The controllers that the testbed needs of kube-controller-manager. The last one takes the `not-ready` taint, which the API server
+/// gives to every new node, from those that report.
 const CONTROLLERS: &str = "statefulset-controller,garbage-collector-controller,namespace-controller,\
 serviceaccount-controller,serviceaccount-token-controller,persistentvolume-binder-controller,\
-persistentvolume-protection-controller,persistentvolumeclaim-protection-controller";
+persistentvolume-protection-controller,persistentvolumeclaim-protection-controller,\
+node-lifecycle-controller";
 /// Those that a control plane has for a release of the chart.
 const WORKLOAD_CONTROLLERS: &str = ",deployment-controller,replicaset-controller,job-controller";
 /// Each stage of the start must be over within this time.

@@ -149,7 +149,7 @@ async fn report(
     if set.status.is_some() && new == old {
         return Ok(None);
     }
-    if let Some(wait) = context.gate.admit(&set.uid().unwrap_or_default(), now) {
+    if let Some(wait) = context.gate.admit_counts(&set.uid().unwrap_or_default(), now) {
         return Ok(Some(wait));
     }
     let patch = json!({"status": {"replicas": new.replicas, "readyReplicas": new.ready_replicas, "availableReplicas": new.available_replicas}});

@@ -189,7 +189,7 @@ async fn report(
     {
         return Ok(None);
     }
-    if let Some(wait) = context.gate.admit(&set.uid().unwrap_or_default(), now) {
+    if let Some(wait) = context.gate.admit_counts(&set.uid().unwrap_or_default(), now) {
         return Ok(Some(wait));
     }
     let api: Api<RunnerSet> = Api::namespaced(context.client.clone(), &namespace);
