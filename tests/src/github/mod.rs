@@ -166,6 +166,14 @@ impl FakeGitHub {
         format!("http://{}/api/v3/", self.address)
     }
 
+    /// Makes the repository of an organization, `owner/name`, if there is none; a job makes its own.
+    pub fn create_repository(&self, full_name: &str) {
+        let spec = JobSpec::new(full_name, [""; 0]);
+        self.core.change(|world| {
+            world.places.repository(&spec.owner, spec.owner_type, &spec.repo, None);
+        });
+    }
+
     // ---- jobs
 
     /// Queues a job (or leaves it waiting) and tells the hooks.

@@ -70,6 +70,7 @@ pub struct WorldBuilder {
     name: String,
     kind: Kind,
     zones: Vec<String>,
+    repository: Option<String>,
     storage: Option<(BindingMode, ReclaimPolicy)>,
     cluster: Option<Cluster>,
     github: FakeGitHubOptions,
@@ -91,6 +92,13 @@ impl WorldBuilder {
     #[must_use]
     pub fn storage(mut self, binding: BindingMode, reclaim: ReclaimPolicy) -> Self {
         self.storage = Some((binding, reclaim));
+        self
+    }
+
+    /// The repository is there before the first job: a manager that looks for it by name finds it.
+    #[must_use]
+    pub fn repository(mut self, full_name: &str) -> Self {
+        self.repository = Some(full_name.to_owned());
         self
     }
 
@@ -283,6 +291,9 @@ impl WorldBuilder {
         let storage = self.start_storage(&client, &ns).await?;
         self.sim.storage.clone_from(&storage);
         let github = FakeGitHub::start(self.github).await?;
+        if let Some(name) = &self.repository {
+            github.create_repository(name);
+        }
         let cluster_wide = self
             .processes
             .as_ref()
@@ -406,6 +417,7 @@ impl World {
             name: name.to_owned(),
             kind: Kind::default(),
             zones: Vec::new(),
+            repository: None,
             storage: None,
             cluster: None,
             github: FakeGitHubOptions {

@@ -27,6 +27,7 @@ const LONG: Duration = Duration::from_mins(30);
 /// A namespace that lets no privileged pod in, and of those with requests none at all.
 pub(super) async fn all() -> Result<(World, Vec<Case>)> {
     let world = World::builder("explain-guarded")
+        .repository(REPOSITORY)
         .manager_flag("--queue-reconciliation-period=1s")
         .manager_flag("--queue-reconciliation-grace=1s")
         .manager_flag(&format!("--queue-reconciliation-repository={REPOSITORY}"))

@@ -272,8 +272,9 @@ impl Memory {
             // A run can stand in both lists when it starts in between.
             let twice = known.is_listed;
             known.is_listed = true;
-            let is_old =
-                known.read_at == Timestamp::MIN || now.duration_since(known.read_at) >= patience.forget;
+            let is_old = known.read_at == Timestamp::MIN
+                || known.has_more()
+                || now.duration_since(known.read_at) >= patience.forget;
             if is_old {
                 unknown.insert(run.id);
             } else if known.seen != *run && !twice {
@@ -437,6 +438,11 @@ impl KnownRun {
                 JobState::Other => false,
             })
             && started
+    }
+
+    /// The run goes on, and none of the jobs that were read says why: GitHub makes the jobs of a run one after the other.
+    fn has_more(&self) -> bool {
+        self.jobs.iter().all(|job| job.state == JobState::Completed)
     }
 
     fn start(&mut self, entries: &Entries<'_>) {

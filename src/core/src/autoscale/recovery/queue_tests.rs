@@ -388,6 +388,24 @@ fn only_runs_with_unknown_jobs_are_read() {
     assert_eq!(pools.begin(std::slice::from_ref(&rerun), 560), [5]);
 }
 
+/// The jobs of a run appear one after the other, and the run looks the same before and after.
+#[test]
+fn a_run_whose_known_jobs_are_over_is_read_again() {
+    let mut pools = Pools::one(vec![live(1, None, 0)]);
+    let listed = [run(5, "queued", 1)];
+    for (known, again) in [
+        (vec![], true),
+        (vec![job(1, JobState::Completed, None)], true),
+        (vec![job(1, JobState::Other, None)], false),
+        (vec![job(1, JobState::Queued, None)], false),
+    ] {
+        pools.begin(&listed, 10);
+        pools.memory.read(5, known.clone(), t(10));
+        assert_eq!(!pools.begin(&listed, 70).is_empty(), again, "{known:?}");
+        pools.memory.read(5, Vec::new(), t(70));
+    }
+}
+
 #[test]
 fn where_a_metric_is_added_entries_end_as_upstreams() {
     let created = |id, state, runner, at| ListedJob {
