@@ -6,6 +6,10 @@ use muster_runtime::args::{Env, Exit};
 use muster_runtime::{shutdown, telemetry};
 use muster_webhook_server::{Server, Settings};
 
+/// Gives memory back after a burst; the system's allocator keeps it in pieces (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match Settings::parse(std::env::args_os(), &Env::process()) {
         Ok(settings) => start(settings),
