@@ -13,6 +13,10 @@ use muster_runtime::{
     telemetry,
 };
 
+/// Gives memory back after a burst; the system's allocator keeps it in pieces (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let env = Env::process();
