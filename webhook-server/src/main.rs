@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use muster_runtime::{args::Env, process};
 use muster_webhook_server::{Server, Settings};
 
-/// Gives memory back after a burst; the system's allocator keeps it in pieces (docs/performance.md).
+/// Gives memory back after a burst; the allocator of glibc keeps it in pieces (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -13,7 +13,7 @@ use muster_runtime::{
     telemetry,
 };
 
-/// Gives memory back after a burst; the system's allocator keeps it in pieces (docs/performance.md).
+/// Gives memory back after a burst; the allocator of glibc keeps it in pieces (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

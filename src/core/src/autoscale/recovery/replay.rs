@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -95,31 +96,38 @@ impl Missed {
     }
 }
 
-/// GUIDs that were dealt with, the newest of them.
+/// GUIDs that were dealt with, the newest of them; 128 bits of each are kept, under a key of this process.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    guids: HashSet<Box<str>>,
-    order: VecDeque<Box<str>>,
+    keys: [RandomState; 2],
+    guids: HashSet<u128>,
+    order: VecDeque<u128>,
 }
 
 impl Seen {
     /// Whether this GUID was noted.
     pub fn contains(&self, guid: &str) -> bool {
-        self.guids.contains(guid)
+        self.guids.contains(&self.digest(guid))
     }
 
     /// Notes a GUID; false when it was known.
     pub fn insert(&mut self, guid: &str) -> bool {
-        if !self.guids.insert(guid.into()) {
+        let digest = self.digest(guid);
+        if !self.guids.insert(digest) {
             return false;
         }
-        self.order.push_back(guid.into());
+        self.order.push_back(digest);
         if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
             self.guids.remove(&oldest);
         }
         true
+    }
+
+    fn digest(&self, guid: &str) -> u128 {
+        let [high, low] = self.keys.each_ref().map(|key| u128::from(key.hash_one(guid)));
+        (high << 64) | low
     }
 }
 
