@@ -5,10 +5,6 @@ use std::process::ExitCode;
 use muster_runtime::{args::Env, process};
 use muster_webhook_server::{Server, Settings};
 
-/// Gives memory back after a burst; the allocator of glibc keeps it in pieces (docs/performance.md).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let settings = Settings::parse(std::env::args_os(), &Env::process());
     process::run(

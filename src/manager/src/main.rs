@@ -13,10 +13,6 @@ use muster_runtime::{
     telemetry,
 };
 
-/// Gives memory back after a burst; the allocator of glibc keeps it in pieces (docs/performance.md).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let env = Env::process();
