@@ -109,10 +109,9 @@ fn blocks(markdown: &str) -> Vec<Block> {
 
 /// Where the document's release is.
 fn release_namespace(blocks: &[Block]) -> &str {
-    let of_helm = blocks.iter().filter(|block| block.text.contains("helm "));
+    let mut of_helm = blocks.iter().filter(|block| block.text.contains("helm "));
     of_helm
-        .filter_map(|block| block.text.split_once("--namespace ")?.1.split_whitespace().next())
-        .next()
+        .find_map(|block| block.text.split_once("--namespace ")?.1.split_whitespace().next())
         .unwrap_or(install::NAMESPACE)
 }
 

@@ -239,7 +239,7 @@ async fn check_apply() -> Result<Verdict> {
     Ok(Verdict::new(ok, figure))
 }
 
-/// How many ServiceMonitors there are, and which of their ports no Service has that they select.
+/// How many monitors of Services there are, and which of their ports no Service has that they select.
 fn monitors(documents: &[Value]) -> (usize, Vec<String>) {
     let of_kind = |kind: &'static str| {
         documents
