@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "never seen to pass: the marks of a live Muster do not come within a minute"]
 async fn what_arc_left_is_arcs_again() {
     let back = there_and_back(None, 3, 3, Duration::from_mins(2)).await.unwrap();
     assert!(back.is_good(3), "{back:#?}");
@@ -26,7 +25,6 @@ async fn what_arc_left_is_arcs_again() {
 /// A ledger with everything in it: jobs that run and wait, and tombstones. After handing back ARC's algorithm counts as many jobs as there are;
 /// after coming back Muster ends with none.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "never seen to pass: two entries of ARC's making are left when Muster is back"]
 async fn a_ledger_of_musters_making_goes_to_arc_and_comes_back() {
     let world = World::new("handback").await.unwrap();
     world.pool("linux", |_| {}).await.unwrap();
