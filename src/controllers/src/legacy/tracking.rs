@@ -26,13 +26,11 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
     runtime::controller::Action,
 };
-use muster_core::{
-    pods::{
-        PodView,
-        liveness::{Busy, Listed, Verdict, assess, ledgers_say, listing_age, look_interval},
-        phase::PodPhase,
-        unregister::REGISTRATION_POLL,
-    },
+use muster_core::pods::{
+    PodView,
+    liveness::{Busy, Listed, Verdict, assess, ledgers_say, listing_age, look_interval},
+    phase::PodPhase,
+    unregister::REGISTRATION_POLL,
 };
 use muster_crds::{keys, legacy::Runner};
 use muster_github::RunnerInfo;

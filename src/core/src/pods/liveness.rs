@@ -137,8 +137,10 @@ mod tests {
     fn a_ledger_with_entries_of_arcs_does_not_know_who_is_idle() {
         let now: Timestamp = "2027-01-01T10:00:00Z".parse().unwrap();
         let entry = |name: Option<&str>, replicas: i64, until: &str| {
-            serde_json::from_value::<CapacityReservation>(serde_json::json!({"name": name, "replicas": replicas,
-                "effectiveTime": "2027-01-01T09:00:00Z", "expirationTime": until}))
+            serde_json::from_value::<CapacityReservation>(
+                serde_json::json!({"name": name, "replicas": replicas,
+                "effectiveTime": "2027-01-01T09:00:00Z", "expirationTime": until}),
+            )
             .unwrap()
         };
         let (later, past) = ("2027-01-01T10:30:00Z", "2027-01-01T10:00:00Z");
@@ -157,7 +159,11 @@ mod tests {
             (vec![&arcs[..], &named[..]], "r-1", Some(true)),
             (vec![&named[..], &arcs[..]], "r-3", None),
         ] {
-            assert_eq!(ledgers_say(ledgers.clone(), runner, now), says, "{runner} in {ledgers:?}");
+            assert_eq!(
+                ledgers_say(ledgers.clone(), runner, now),
+                says,
+                "{runner} in {ledgers:?}"
+            );
         }
     }
 

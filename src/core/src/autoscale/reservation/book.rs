@@ -340,10 +340,7 @@ impl Book {
             }
         }
         if adopts {
-            self.has_upstream = self
-                .entries
-                .iter()
-                .any(|entry| classify(entry) == Kind::Upstream);
+            self.has_upstream = self.entries.iter().any(|entry| classify(entry) == Kind::Upstream);
         }
         if !delta.removed.is_empty() {
             let mut position = 0;
