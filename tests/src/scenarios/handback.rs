@@ -228,8 +228,12 @@ pub async fn left(world: &World) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// ARC's webhook server as far as the ledger goes: reads, counts, writes without a precondition.
-async fn as_upstream(world: &World, name: &str, operations: &[(Amount, SignedDuration)]) -> Result<usize> {
+/// ARC's webhook server as far as the ledger goes: reads, counts, writes without a precondition. Answers how many entries there are then.
+pub async fn as_upstream(
+    world: &World,
+    name: &str,
+    operations: &[(Amount, SignedDuration)],
+) -> Result<usize> {
     let autoscaler = world.get_autoscaler(name).await?;
     let list = autoscaler.spec.capacity_reservations.unwrap_or_default();
     let list = upstream(
