@@ -75,6 +75,11 @@ impl Helm {
         self.home.dir()
     }
 
+    /// Where `helm` or `kubectl` is.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// Runs `helm`, with the cluster of `kubeconfig` where there is one.
     pub async fn helm(&self, kubeconfig: Option<&Path>, args: &[&str]) -> Result<Said> {
         self.run("helm", kubeconfig, args).await

@@ -222,11 +222,7 @@ async fn explained(running: &Running<'_>) -> Result<Verdict> {
 /// Tests of the core by name: each of these must have run, and passed.
 async fn tables(running: &Running<'_>, filter: &str, wanted: &[&str]) -> Result<Verdict> {
     let ran = running
-        .run(
-            "cargo",
-            &["test", "--workspace", "--lib", "--", filter],
-            &[],
-        )
+        .run("cargo", &["test", "--workspace", "--lib", "--", filter], &[])
         .await?;
     let missing: Vec<&str> = wanted
         .iter()

@@ -3,10 +3,30 @@
 mod charts;
 mod release;
 
-use super::{Item, item};
+use super::{Item, install_migrate, item};
 
 /// The list, in the order in which it is run.
-pub(super) const ITEMS: &[Item] = &[
+pub(super) const ITEMS: &[Item] = &{
+    let [doctor, take_over, handback, image, documents] = *install_migrate::ITEMS;
+    let [charts, golden, apply, rbac_run, verbs, upgrade, uninstall] = OWN;
+    [
+        charts,
+        golden,
+        apply,
+        rbac_run,
+        verbs,
+        upgrade,
+        uninstall,
+        doctor,
+        take_over,
+        handback,
+        image,
+        documents,
+        super::TRACES,
+    ]
+};
+
+const OWN: [Item; 7] = [
     item(
         "charts",
         "values files that set every value, each with an effect: linted, rendered, strictly validated by the API server",
@@ -42,5 +62,4 @@ pub(super) const ITEMS: &[Item] = &[
         "helm uninstall ends all runners, the busy one after its job, and leaves nothing",
         |running| Box::pin(release::uninstall(running)),
     ),
-    super::TRACES,
 ];

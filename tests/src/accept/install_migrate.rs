@@ -109,10 +109,11 @@ async fn handed_back(running: &Running<'_>) -> Result<Verdict> {
     let [announced, made, again] = back.changes;
     let [entries, with_another, at_the_end] = back.entries;
     let figure = format!(
-        "{} pods, {} made anew; {made} changes in {:.1} s ({announced} announced, {again} at a second run); ledger: {entries} entries for {BUSY} jobs, \
+        "{} pods, {} made anew; no webhook taken for {:.1} s; {made} changes in {:.1} s ({announced} announced, {again} at a second run); ledger: {entries} entries for {BUSY} jobs, \
          {with_another} after one more, {at_the_end} after all are over; {} of {BUSY} jobs completed, {} interrupted; left of ours: {} {}",
         back.pods,
         back.recreated,
+        back.webhook_gap.as_secs_f32(),
         back.handed_back_in.as_secs_f32(),
         back.completed,
         back.interrupted,
@@ -145,9 +146,8 @@ async fn packed(running: &Running<'_>) -> Result<Verdict> {
 async fn executed(running: &Running<'_>) -> Result<Verdict> {
     let figures = running.scenario(documents::run()).await?;
     let figure = format!(
-        "{} blocks executed, {} with their syntax checked, {} marked as somebody else's {}",
+        "{} blocks executed, {} marked as somebody else's {}",
         figures.executed,
-        figures.parsed,
         figures.left_out,
         figures.failed.join("; ")
     );

@@ -557,7 +557,8 @@ fn further_args(dir: &Path, options: &Options) -> Result<Vec<String>> {
         let policy = json!({
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
-            "omitStages": ["RequestReceived", "ResponseStarted"],
+            // Not the second one: a watch is seen when it begins, not only when it ends.
+            "omitStages": ["RequestReceived"],
             "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
         });
         args.extend([

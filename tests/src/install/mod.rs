@@ -21,10 +21,10 @@ use serde_json::{Value, json};
 
 use crate::{
     control_plane::{ADMIN, ControlPlane, Options},
-    github::DEFAULT_TOKEN,
+    github::{DEFAULT_TOKEN, HookSpec},
     helm::{Helm, Said, chart},
     keeper::Keeper,
-    world::{SECRET, World},
+    world::{ORGANIZATION, SECRET, World},
 };
 
 use self::{node::Node, rights::Right, services::Services};
@@ -37,6 +37,8 @@ pub const NAMESPACE: &str = "actions-runner-system";
 pub const MANAGER: &str = "actions-runner-controller";
 /// Name of the webhook server's objects.
 pub const WEBHOOK_SERVER: &str = "actions-runner-controller-github-webhook-server";
+/// Name of the metrics server's objects.
+pub const METRICS_SERVER: &str = "actions-runner-controller-actions-metrics-server";
 /// How long helm waits for hooks, and for pods to be ready.
 const PATIENCE: &str = "150s";
 
@@ -65,6 +67,11 @@ impl fmt::Debug for Installation {
 impl Installation {
     /// Starts the cluster.
     pub async fn start() -> Result<Self> {
+        Self::start_in(NAMESPACE, BTreeMap::new()).await
+    }
+
+    /// Starts a cluster that runs the pods of one namespace; they get these variables where the chart says nothing of them.
+    pub async fn start_in(ns: &str, env: BTreeMap<String, String>) -> Result<Self> {
         let helm = Helm::find().await?;
         let keeper = Keeper::new("install")?;
         let socket = services::Socket::bind(keeper.dir())?;
@@ -77,8 +84,8 @@ impl Installation {
         };
         let plane = Arc::new(ControlPlane::start_with(options).await?);
         let client = plane.admin().await?;
-        let node = Arc::new(Node::start(&plane, NAMESPACE).await?);
-        let services = Services::start(socket, client.clone(), NAMESPACE, node.clone());
+        let node = Arc::new(Node::start(&plane, ns, env).await?);
+        let services = Services::start(socket, client.clone(), ns, node.clone());
         Ok(Self {
             helm,
             plane,
@@ -155,13 +162,27 @@ impl Installation {
     /// Leads the world's webhooks to the release's webhook servers.
     pub async fn connect(&self, world: &mut World) -> Result<()> {
         let address = self.services.publish(WEBHOOK_SERVER, 80).await?;
-        let metrics = self.node.endpoints(&webhook_labels(), |_| Ok(8080)).await?;
-        let metrics = metrics.first().context("no webhook server is ready")?;
-        world.adopt(
-            &format!("http://{address}/"),
-            &format!("http://127.0.0.1:{metrics}/metrics"),
-        );
+        let metrics = self.metrics_url("github-webhook-server").await?;
+        world.adopt(&format!("http://{address}/"), &metrics);
         Ok(())
+    }
+
+    /// Leads the world's webhooks to the release's metrics server, too; answers where its metrics are.
+    pub async fn count_jobs(&self, world: &World) -> Result<String> {
+        let address = self.services.publish(METRICS_SERVER, 80).await?;
+        let hook = HookSpec::organization(ORGANIZATION, &format!("http://{address}/"), SECRET);
+        world.github.add_hook(hook);
+        self.metrics_url("actions-metrics-server").await
+    }
+
+    /// Where a component's metrics are on this machine: behind the proxy, which the testbed does not run.
+    async fn metrics_url(&self, component: &str) -> Result<String> {
+        let labels = format!("app.kubernetes.io/instance={RELEASE}-{component}");
+        let ports = self.node.endpoints(&labels, |_| Ok(8080)).await?;
+        let port = ports
+            .first()
+            .with_context(|| format!("no {component} is ready"))?;
+        Ok(format!("http://127.0.0.1:{port}/metrics"))
     }
 
     /// The ends of the logs of everything that ran on the node.
@@ -200,10 +221,6 @@ impl Installation {
     }
 }
 
-fn webhook_labels() -> String {
-    format!("app.kubernetes.io/instance={RELEASE}-github-webhook-server")
-}
-
 /// Rights of an account.
 #[derive(Clone, Debug, Default)]
 pub struct Use {
@@ -233,7 +250,6 @@ pub fn values_for(world: &World, scope: Scope) -> Value {
         "authSecret": {"create": true, "github_token": DEFAULT_TOKEN},
         "logLevel": "debug",
         "replicaCount": 1,
-        "certManagerEnabled": false,
         "admissionWebHooks": {"selfSigned": true},
         "scope": match scope {
             Scope::Cluster => json!({}),
@@ -243,6 +259,16 @@ pub fn values_for(world: &World, scope: Scope) -> Value {
             "enabled": true,
             "logLevel": "debug",
             "useRunnerGroupsVisibility": true,
+            "secret": {
+                "enabled": true,
+                "create": true,
+                "github_webhook_secret_token": SECRET,
+                "github_token": DEFAULT_TOKEN,
+            },
+        },
+        "actionsMetricsServer": {
+            "enabled": true,
+            "logLevel": "debug",
             "secret": {
                 "enabled": true,
                 "create": true,

@@ -2,7 +2,7 @@
 //! probes them, says how they are, and ends them as a kubelet does. Containers of other images are taken for running.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -46,6 +46,8 @@ struct Shared {
     plane: Arc<ControlPlane>,
     client: Client,
     ns: String,
+    /// Variables of all processes that the chart says nothing of.
+    env: BTreeMap<String, String>,
     keeper: Keeper,
     http: reqwest::Client,
     pods: Mutex<HashMap<String, Known>>,
@@ -60,12 +62,17 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) async fn start(plane: &Arc<ControlPlane>, ns: &str) -> Result<Self> {
+    pub(super) async fn start(
+        plane: &Arc<ControlPlane>,
+        ns: &str,
+        env: BTreeMap<String, String>,
+    ) -> Result<Self> {
         let client = plane.admin().await?;
         let shared = Arc::new(Shared {
             plane: plane.clone(),
             client,
             ns: ns.to_owned(),
+            env,
             keeper: Keeper::new("node")?,
             http: reqwest::Client::builder()
                 .no_proxy()
@@ -286,6 +293,10 @@ impl Run {
             }
             let mut program =
                 pod::program(&self.shared.client, &self.pod, container, ports, &self.dir).await?;
+            for (name, value) in &self.shared.env {
+                let unsaid = program.env.entry(name.clone());
+                unsaid.or_insert_with(|| value.clone());
+            }
             program
                 .env
                 .insert("KUBECONFIG".to_owned(), token.display().to_string());

@@ -27,8 +27,10 @@ const ADDRESS_FLAGS: [&str; 4] = [
 ];
 /// Flags whose value is a port.
 const PORT_FLAGS: [&str; 1] = ["port"];
-/// Where the HTTP components listen that are told nothing.
-const DEFAULT_ADDRESS: (&str, &str, &str) = ("/github-webhook-server", "webhook-addr", ":8000");
+/// Where the HTTP components listen that are told nothing: their flag and its default.
+const DEFAULT_ADDRESS: (&str, &str) = ("webhook-addr", ":8000");
+/// The HTTP components.
+const HTTP_COMPONENTS: [&str; 2] = ["/github-webhook-server", "/actions-metrics-server"];
 
 /// A container's process.
 #[derive(Clone, Debug)]
@@ -70,9 +72,11 @@ impl Ports {
 
     /// A command line with its ports mapped.
     fn translate(&mut self, program: &str, args: &[String]) -> Result<Vec<String>> {
-        let (owner, flag, address) = DEFAULT_ADDRESS;
+        let (flag, address) = DEFAULT_ADDRESS;
         let mut args = args.to_vec();
-        if program == owner && !args.iter().any(|arg| arg.starts_with(&format!("--{flag}="))) {
+        if HTTP_COMPONENTS.contains(&program)
+            && !args.iter().any(|arg| arg.starts_with(&format!("--{flag}=")))
+        {
             args.push(format!("--{flag}={address}"));
         }
         let translate = |arg: String| -> Result<String> {
@@ -97,9 +101,8 @@ impl Ports {
 /// The executable that a container's command names, when it is one of ours.
 pub(super) fn executable(container: &Container) -> Option<&str> {
     let command = container.command.as_deref()?.first()?;
-    ["/manager", "/github-webhook-server", "/actions-metrics-server"]
-        .contains(&command.as_str())
-        .then_some(command.as_str())
+    let is_ours = command == "/manager" || HTTP_COMPONENTS.contains(&command.as_str());
+    is_ours.then_some(command.as_str())
 }
 
 /// The process of a container. `dir` is the pod's own folder.

@@ -57,7 +57,11 @@ async fn replicas(world: &World) -> Result<i64> {
 async fn until_replicas(world: &World, wanted: i64, patience: Duration) -> Result<()> {
     let what = format!("the pool has {wanted} replicas");
     world
-        .until(&what, patience, async |world| Ok(replicas(world).await? == wanted))
+        .until(
+            &what,
+            patience,
+            async |world| Ok(replicas(world).await? == wanted),
+        )
         .await
 }
 

@@ -1,13 +1,9 @@
 //! The commands of the documents, executed as they stand. A block whose language is `sh` is run by bash in the workspace, with a control plane of its
 //! document as the cluster; `sh elsewhere` needs what is not here (GitHub, Docker, a network) and has its syntax checked only; any other language is
-//! no command. A block that needs `helm` is executed where the testbed has it.
+//! no command. What helm installs runs on the cluster, and speaks to the fake GitHub.
 
 use std::{
-    ffi::OsString,
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    process::Stdio,
+    collections::BTreeMap, ffi::OsString, fs, os::unix::fs::symlink, path::PathBuf, process::Stdio,
     time::Duration,
 };
 
@@ -15,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{
-    control_plane::{ADMIN, ControlPlane, Options},
-    helm::Helm,
+    github::{DEFAULT_TOKEN, FakeGitHub, FakeGitHubOptions},
+    install::{self, Installation},
     keeper::{target_dir, workspace_dir},
     process::binary,
 };
@@ -46,8 +42,6 @@ struct Block {
 pub struct Figures {
     /// Blocks that were executed.
     pub executed: usize,
-    /// Blocks whose syntax was checked for want of helm.
-    pub parsed: usize,
     /// Blocks that say that they need something else; their syntax was checked.
     pub left_out: usize,
     /// Blocks that failed, with what they printed.
@@ -69,7 +63,7 @@ pub async fn run() -> Result<Figures> {
         let text = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
         let blocks = blocks(&text);
         ensure!(!blocks.is_empty(), "{document} has no block of commands");
-        let bench = Bench::new().await?;
+        let bench = Bench::new(release_namespace(&blocks)).await?;
         for block in blocks {
             let place = format!("{document}:{}", block.line);
             bench.handle(&place, &block, &mut figures).await?;
@@ -113,78 +107,68 @@ fn blocks(markdown: &str) -> Vec<Block> {
     found
 }
 
+/// Where the document's release is.
+fn release_namespace(blocks: &[Block]) -> &str {
+    let mut of_helm = blocks.iter().filter(|block| block.text.contains("helm "));
+    of_helm
+        .find_map(|block| block.text.split_once("--namespace ")?.1.split_whitespace().next())
+        .unwrap_or(install::NAMESPACE)
+}
+
 /// A cluster and the programs that the documents name.
 struct Bench {
-    _plane: ControlPlane,
+    installation: Installation,
+    _github: FakeGitHub,
     kubeconfig: PathBuf,
     folder: tempfile::TempDir,
     path: OsString,
-    has_helm: bool,
 }
 
 impl Bench {
-    async fn new() -> Result<Self> {
-        let bare = Options {
-            crds: None,
-            ..Options::default()
-        };
-        let plane = ControlPlane::start_with(bare).await?;
+    async fn new(ns: &str) -> Result<Self> {
+        let github = FakeGitHub::start(FakeGitHubOptions::default()).await?;
+        let env = BTreeMap::from([("GITHUB_URL".to_owned(), github.base_url())]);
+        let installation = Installation::start_in(ns, env).await?;
         let folder = tempfile::Builder::new()
             .prefix("documents-")
             .tempdir_in(target_dir())
             .context("could not make a folder for the commands")?;
         let programs = folder.path().join("bin");
         fs::create_dir(&programs).context("could not make a folder for the programs")?;
-        symlink(binary("kubectl-muster")?, programs.join("kubectl-muster"))
-            .context("could not offer the plugin")?;
+        let helm = &installation.helm;
+        for program in [
+            binary("kubectl-muster")?,
+            helm.program("kubectl"),
+            helm.program("helm"),
+        ] {
+            let name = program.file_name().context("a program has no name")?;
+            symlink(&program, programs.join(name))
+                .with_context(|| format!("could not offer {}", program.display()))?;
+        }
         let inherited = std::env::var_os("PATH").unwrap_or_default();
-        let is_on_path = std::env::split_paths(&inherited).any(|folder| folder.join("kubectl").is_file());
-        if built("kubectl").is_none() && !is_on_path {
-            // A fresh machine: it is built, once.
-            Helm::find().await?;
-        }
-        for name in ["kubectl", "helm"] {
-            if let Some(program) = built(name) {
-                symlink(program, programs.join(name)).with_context(|| format!("could not offer {name}"))?;
-            }
-        }
-        let all = std::iter::once(programs.clone()).chain(std::env::split_paths(&inherited));
+        let all = std::iter::once(programs).chain(std::env::split_paths(&inherited));
         let path = std::env::join_paths(all).context("PATH has a colon in a folder's name")?;
-        let has = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-        ensure!(
-            has("kubectl"),
-            "kubectl is missing: it is built with helm (tools/helm), or comes from PATH"
-        );
-        let has_helm = has("helm");
         Ok(Self {
-            kubeconfig: plane.kubeconfig(ADMIN)?.to_path_buf(),
-            _plane: plane,
+            kubeconfig: installation.kubeconfig()?,
+            installation,
+            _github: github,
             folder,
             path,
-            has_helm,
         })
     }
 
     async fn handle(&self, place: &str, block: &Block, figures: &mut Figures) -> Result<()> {
-        let uses_helm = block
-            .text
-            .lines()
-            .any(|line| line.trim_start().starts_with("helm "));
-        let executes = block.mode == Mode::Execute && (self.has_helm || !uses_helm);
-        let slot = match (block.mode, executes) {
-            (_, true) => &mut figures.executed,
-            (Mode::Execute, false) => &mut figures.parsed,
-            (Mode::Parse, false) => &mut figures.left_out,
+        let (slot, flags): (_, &[&str]) = match block.mode {
+            Mode::Execute => (&mut figures.executed, &["-euo", "pipefail", "-s"]),
+            Mode::Parse => (&mut figures.left_out, &["-n", "-s"]),
         };
         *slot += 1;
-        let flags: &[&str] = if executes {
-            &["-euo", "pipefail", "-s"]
-        } else {
-            &["-n", "-s"]
-        };
         let (is_good, printed) = self.bash(flags, &block.text).await?;
         if !is_good {
-            figures.failed.push(format!("{place}: {}", printed.trim()));
+            let logs = self.installation.logs();
+            figures
+                .failed
+                .push(format!("{place}: {}\n{logs}", printed.trim()));
         }
         Ok(())
     }
@@ -199,7 +183,7 @@ impl Bench {
             .env("TMPDIR", self.folder.path())
             .env("KUBECONFIG", &self.kubeconfig)
             // What people have in their environment, as the documents say.
-            .env("GITHUB_TOKEN", "a-token-for-nobody")
+            .env("GITHUB_TOKEN", DEFAULT_TOKEN)
             .env("WEBHOOK_SECRET", "a webhook secret")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -227,19 +211,19 @@ impl Bench {
     }
 }
 
-/// A program that the testbed builds, or that the assets have.
-fn built(name: &str) -> Option<PathBuf> {
-    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-    let own = ["helm", "controlplane"].map(|folder| target_dir().join(folder));
-    let folders = assets.into_iter().chain(own);
-    folders
-        .map(|folder| folder.join(name))
-        .find(|path: &PathBuf| Path::is_file(path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_release_is_where_helm_puts_it() {
+        let text = "```sh\nkubectl get pods --namespace other\n```\n```sh\nhelm install a b \\\n  --namespace there --wait\n```\n";
+        assert_eq!(release_namespace(&blocks(text)), "there");
+        assert_eq!(
+            release_namespace(&blocks("```sh\ntrue\n```\n")),
+            install::NAMESPACE
+        );
+    }
 
     #[test]
     fn blocks_are_found_with_their_marks() {

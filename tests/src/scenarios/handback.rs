@@ -18,6 +18,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
 };
 use muster_crds::{
+    keys,
     legacy::{
         CapacityReservation, HorizontalRunnerAutoscaler, Runner, RunnerDeployment, RunnerReplicaSet,
         RunnerSet,
@@ -228,8 +229,12 @@ pub async fn left(world: &World) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// ARC's webhook server as far as the ledger goes: reads, counts, writes without a precondition.
-async fn as_upstream(world: &World, name: &str, operations: &[(Amount, SignedDuration)]) -> Result<usize> {
+/// ARC's webhook server as far as the ledger goes: reads, counts, writes without a precondition. Answers how many entries there are then.
+pub async fn as_upstream(
+    world: &World,
+    name: &str,
+    operations: &[(Amount, SignedDuration)],
+) -> Result<usize> {
     let autoscaler = world.get_autoscaler(name).await?;
     let list = autoscaler.spec.capacity_reservations.unwrap_or_default();
     let list = upstream(
@@ -329,10 +334,16 @@ pub async fn there_and_back(
         "the jobs ended before anything was handed back: {}",
         world.describe().await
     );
-    // Marks of a live Muster: it protects what is busy.
-    let protected = async |world: &World| Ok(!left(world).await?.is_empty());
+    // Marks of a live Muster: it protects what is busy, although ARC's ledger does not say who that is.
+    let protected = async |world: &World| {
+        let pods = world.pods().await?;
+        let marked = pods
+            .iter()
+            .filter(|pod| pod.labels().contains_key(keys::LABEL_BUSY));
+        Ok(marked.count() == busy)
+    };
     world
-        .until("Muster has left its marks", MINUTE, protected)
+        .until("Muster protects what is busy", MINUTE, protected)
         .await?;
     world.kill_webhook_server().await?;
     world.kill_manager().await?;

@@ -154,7 +154,9 @@ fn sentence(action: JobAction, done: &[(Chosen, reservation::Outcome)]) -> Answe
                 (Ledger::Finished | Ledger::Consumed, _) => {
                     (Outcome::ScaledDown, format!("scaled {name} by -1"))
                 }
-                (Ledger::Updated, _) => (Outcome::Recorded, format!("noted in {name} who runs the job")),
+                (Ledger::Updated | Ledger::Adopted, _) => {
+                    (Outcome::Recorded, format!("noted in {name} who runs the job"))
+                }
                 (Ledger::Remembered, _) => (
                     Outcome::Recorded,
                     format!("noted in {name} that the job has finished"),

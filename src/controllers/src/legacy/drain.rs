@@ -304,13 +304,19 @@ impl Replicas {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        match tokio::time::timeout(patience, waiting).await {
-            Ok(ended) => ended.map(|()| Some(stopped)),
-            Err(_) => Err(DrainError::Held {
+        let held = |_| {
+            Err(DrainError::Held {
                 after_s: patience.as_secs(),
                 names: format!("pods of Deployment {namespace}/{name}"),
-            }),
+            })
+        };
+        let ended = tokio::time::timeout(patience, waiting).await;
+        if let Err(error) = ended.unwrap_or_else(held) {
+            // The caller knows only those that have stopped.
+            stopped.resume().await?;
+            return Err(error);
         }
+        Ok(Some(stopped))
     }
 
     /// Starts them again: the drain did not come to its end.

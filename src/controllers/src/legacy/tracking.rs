@@ -26,14 +26,11 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
     runtime::controller::Action,
 };
-use muster_core::{
-    autoscale::reservation::{self, Kind},
-    pods::{
-        PodView,
-        liveness::{Busy, Listed, Verdict, assess, listing_age, look_interval},
-        phase::PodPhase,
-        unregister::REGISTRATION_POLL,
-    },
+use muster_core::pods::{
+    PodView,
+    liveness::{Busy, Listed, Verdict, assess, ledgers_say, listing_age, look_interval},
+    phase::PodPhase,
+    unregister::REGISTRATION_POLL,
 };
 use muster_crds::{keys, legacy::Runner};
 use muster_github::RunnerInfo;
@@ -156,7 +153,7 @@ pub(super) async fn track(
 
 /// Whether the runner has a job: by the ledger, and where none is kept by GitHub's cached listing.
 async fn is_busy(context: &Context, pod: &Pod, view: &PodView, now: Timestamp) -> Busy {
-    let by_ledger = pool_of(pod).and_then(|pool| ledger_says_busy(context, &pool, &view.runner_name));
+    let by_ledger = pool_of(pod).and_then(|pool| ledger_says_busy(context, &pool, &view.runner_name, now));
     if by_ledger.is_some() || view.runner_id.is_none() {
         return Busy {
             by_ledger,
@@ -192,20 +189,17 @@ async fn listed(
         .cloned())
 }
 
-/// Whether the ledger of an autoscaler of this pool names the runner as having a job; `None` when no autoscaler keeps a ledger for it.
-fn ledger_says_busy(context: &Context, pool: &Pool, runner: &str) -> Option<bool> {
-    let mut known = None;
-    for autoscaler in context.caches.autoscalers.all() {
-        if !super::refers_to(&autoscaler, pool) {
-            continue;
-        }
-        let names = autoscaler.spec.capacity_reservations.iter().flatten().any(|entry| {
-            !reservation::is_tombstone(entry)
-                && matches!(reservation::classify(entry), Kind::Job { runner: Some(named), .. } if named == runner)
-        });
-        known = Some(known.unwrap_or(false) || names);
-    }
-    known
+/// Whether the ledgers of this pool's autoscalers say that the runner has a job.
+fn ledger_says_busy(context: &Context, pool: &Pool, runner: &str, now: Timestamp) -> Option<bool> {
+    let autoscalers = context.caches.autoscalers.all();
+    let of_pool = autoscalers
+        .iter()
+        .filter(|autoscaler| super::refers_to(autoscaler, pool));
+    let ledgers = of_pool.map(|autoscaler| {
+        let ledger = autoscaler.spec.capacity_reservations.as_deref();
+        ledger.unwrap_or_default()
+    });
+    ledgers_say(ledgers, runner, now)
 }
 
 /// Whether the pod's protection is not what it should be.

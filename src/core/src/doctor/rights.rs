@@ -119,8 +119,8 @@ pub const WEBHOOK_SERVER: &[Right] = &[
         "horizontalrunnerautoscalers",
         &["get", "list", "watch", "patch"],
     ),
-    must(ARC, "runnerdeployments", READ),
-    must(ARC, "runnersets", READ),
+    must(ARC, "runnerdeployments", &["list", "watch"]),
+    must(ARC, "runnersets", &["list", "watch"]),
     may(
         ARC,
         "horizontalrunnerautoscalers/status",

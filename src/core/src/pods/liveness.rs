@@ -3,8 +3,10 @@
 //! Three parties know a runner: the pod, the registration, the job. A pod that runs without a registration takes no job and would hold its place for ever.
 
 use jiff::{SignedDuration, Timestamp};
+use muster_crds::legacy::CapacityReservation;
 
 use super::PodView;
+use crate::autoscale::reservation::{self, Kind};
 
 /// What GitHub's listing says of a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,29 @@ pub enum Verdict {
     },
     /// It will not take a job any more: ask it to unregister, which is safe whatever is true, and replace it.
     Ghost,
+}
+
+/// Whether the ledgers of a pool's autoscalers say that a runner has a job; `None` where there is none, and where the runner is not named while an entry of
+/// ARC's making counts: that one stands for a job too, and nobody wrote down who runs it.
+pub fn ledgers_say<'a>(
+    ledgers: impl IntoIterator<Item = &'a [CapacityReservation]>,
+    runner: &str,
+    now: Timestamp,
+) -> Option<bool> {
+    let (mut is_kept, mut is_complete) = (false, true);
+    for ledger in ledgers {
+        is_kept = true;
+        for entry in ledger.iter().filter(|entry| !reservation::is_tombstone(entry)) {
+            match reservation::classify(entry) {
+                Kind::Job {
+                    runner: Some(named), ..
+                } if named == runner => return Some(true),
+                Kind::Upstream if reservation::is_live(entry, now) => is_complete = false,
+                _ => {}
+            }
+        }
+    }
+    (is_kept && is_complete).then_some(false)
 }
 
 /// What is known of a runner's having a job, by where it is known from; `None` where that source does not know the runner.
@@ -105,6 +130,40 @@ mod tests {
                 by_listing,
             };
             assert_eq!((busy.protects(), busy.vouches()), (protects, vouches), "{busy:?}");
+        }
+    }
+
+    #[test]
+    fn a_ledger_with_entries_of_arcs_does_not_know_who_is_idle() {
+        let now: Timestamp = "2027-01-01T10:00:00Z".parse().unwrap();
+        let entry = |name: Option<&str>, replicas: i64, until: &str| {
+            serde_json::from_value::<CapacityReservation>(
+                serde_json::json!({"name": name, "replicas": replicas,
+                "effectiveTime": "2027-01-01T09:00:00Z", "expirationTime": until}),
+            )
+            .unwrap()
+        };
+        let (later, past) = ("2027-01-01T10:30:00Z", "2027-01-01T10:00:00Z");
+        let named = vec![entry(Some("7/1@r-1"), 1, later), entry(Some("7/2@r-2"), 0, later)];
+        let (arcs, expired) = (vec![entry(None, 1, later)], vec![entry(None, 1, past)]);
+        let mixed = [named.clone(), arcs.clone()].concat();
+        for (ledgers, runner, says) in [
+            (vec![], "r-1", None),
+            (vec![&[][..]], "r-1", Some(false)),
+            (vec![&named[..]], "r-1", Some(true)),
+            (vec![&named[..]], "r-2", Some(false)),
+            (vec![&arcs[..]], "r-1", None),
+            (vec![&expired[..]], "r-1", Some(false)),
+            (vec![&mixed[..]], "r-1", Some(true)),
+            (vec![&mixed[..]], "r-3", None),
+            (vec![&arcs[..], &named[..]], "r-1", Some(true)),
+            (vec![&named[..], &arcs[..]], "r-3", None),
+        ] {
+            assert_eq!(
+                ledgers_say(ledgers.clone(), runner, now),
+                says,
+                "{runner} in {ledgers:?}"
+            );
         }
     }
 

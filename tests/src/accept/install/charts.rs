@@ -19,7 +19,7 @@ const FILES: usize = 30;
 /// Values that change nothing, as in ARC's chart.
 const WITHOUT_EFFECT: [&str; 2] = ["service.port", "actionsMetrics.serviceAnnotations"];
 /// The bases of `config/`.
-const BASES: [&str; 7] = [
+const BASES: [&str; 8] = [
     "config/crd",
     "config/rbac",
     "config/manager",
@@ -27,14 +27,16 @@ const BASES: [&str; 7] = [
     "config/certmanager",
     "config/github-webhook-server",
     "config/default",
+    "config/prometheus",
 ];
 /// Shapes whose rendering is kept beside the tests: the file, and the values file that makes it.
-const GOLDEN: [(&str, Option<&str>); 5] = [
+const GOLDEN: [(&str, Option<&str>); 6] = [
     ("default", None),
     ("one-namespace", Some("one-namespace")),
     ("high-availability", Some("high-availability")),
     ("container-mode", Some("container-mode")),
     ("own-certificate", Some("own-certificate")),
+    ("network", Some("network")),
 ];
 /// What writes them anew.
 const RENEW: &str = "MUSTER_RENEW_GOLDEN";
@@ -204,7 +206,7 @@ async fn check_apply() -> Result<Verdict> {
         .good()?
         .lines()
         .count();
-    let mut objects = 0;
+    let mut all = Vec::new();
     for base in BASES {
         let rendered = helm.kubectl(None, &["kustomize", base]).await?.good()?;
         for document in manifests::parse(&rendered)? {
@@ -216,18 +218,81 @@ async fn check_apply() -> Result<Verdict> {
                         document.pointer("/metadata/name").unwrap_or(&Value::Null)
                     )
                 })?;
-            objects += 1;
+            all.push(document);
         }
         let applied = helm
             .kubectl(Some(kubeconfig), &["apply", "--validate=strict", "-k", base])
             .await?;
         applied.good().with_context(|| base.to_owned())?;
     }
-    Ok(Verdict::new(
-        definitions == 5 && objects > 40,
-        format!(
-            "{definitions} definitions by client-side apply; {objects} objects of {} bases; {samples} samples",
-            BASES.len()
-        ),
-    ))
+    let (monitors, blind) = monitors(&all);
+    let mut figure = format!(
+        "{definitions} definitions by client-side apply; {} objects of {} bases; {samples} samples; {monitors} ServiceMonitors",
+        all.len(),
+        BASES.len()
+    );
+    if !blind.is_empty() {
+        let more = format!("; without a Service that has their port: {}", blind.join(", "));
+        figure.push_str(&more);
+    }
+    let ok = definitions == 5 && all.len() > 40 && monitors >= 2 && blind.is_empty();
+    Ok(Verdict::new(ok, figure))
+}
+
+/// How many monitors of Services there are, and which of their ports no Service has that they select.
+fn monitors(documents: &[Value]) -> (usize, Vec<String>) {
+    let of_kind = |kind: &'static str| {
+        documents
+            .iter()
+            .filter(move |document| document.get("kind").and_then(Value::as_str) == Some(kind))
+    };
+    let part = |document: &Value, pointer: &str| document.pointer(pointer).cloned().unwrap_or_default();
+    let list = |document: &Value, pointer: &str| {
+        let found = part(document, pointer).as_array().cloned();
+        found.unwrap_or_default()
+    };
+    let selects = |monitor: &Value, service: &Value| {
+        let labels = part(service, "/metadata/labels");
+        let wanted = part(monitor, "/spec/selector/matchLabels");
+        part(monitor, "/metadata/namespace") == part(service, "/metadata/namespace")
+            && wanted
+                .as_object()
+                .is_some_and(|wanted| wanted.iter().all(|(key, value)| labels.get(key) == Some(value)))
+    };
+    let mut blind = Vec::new();
+    for monitor in of_kind("ServiceMonitor") {
+        for endpoint in list(monitor, "/spec/endpoints") {
+            let port = part(&endpoint, "/port");
+            let has_port = |service: &Value| {
+                let ports = list(service, "/spec/ports");
+                ports.iter().any(|entry| part(entry, "/name") == port)
+            };
+            if !of_kind("Service").any(|service| selects(monitor, service) && has_port(service)) {
+                blind.push(format!("{} ({port})", part(monitor, "/metadata/name")));
+            }
+        }
+    }
+    (of_kind("ServiceMonitor").count(), blind)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_monitor_needs_a_service_with_its_port() {
+        let labels = json!({"app": "a"});
+        let service = json!({"kind": "Service", "metadata": {"namespace": "n", "labels": labels},
+            "spec": {"ports": [{"name": "metrics"}]}});
+        let monitor = |ns: &str, port: &str| {
+            json!({"kind": "ServiceMonitor", "metadata": {"name": "m", "namespace": ns},
+                "spec": {"endpoints": [{"port": port}], "selector": {"matchLabels": labels}}})
+        };
+        let of = |monitor: Value| monitors(&[service.clone(), monitor]);
+        assert_eq!(of(monitor("n", "metrics")), (1, Vec::new()));
+        assert_eq!(of(monitor("n", "https")).1, [r#""m" ("https")"#]);
+        assert_eq!(of(monitor("elsewhere", "metrics")).1.len(), 1);
+    }
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     demo,
     install::{
-        Installation, MANAGER, NAMESPACE, RELEASE, Scope, Use, WEBHOOK_SERVER,
+        Installation, MANAGER, METRICS_SERVER, NAMESPACE, RELEASE, Scope, Use, WEBHOOK_SERVER,
         rights::{self, Right},
         values_for,
     },
@@ -29,6 +29,8 @@ use super::super::{Running, Verdict};
 
 /// How long a step of a scenario may take before it is broken.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// What the metrics server counts of completed jobs.
+const COMPLETED: &str = "github_workflow_jobs_completed_total{";
 /// Jobs of the demo.
 const JOBS: usize = 50;
 
@@ -49,15 +51,37 @@ struct Served {
     // Before the installation: its processes use the plane.
     world: World,
     installation: Installation,
+    /// Where the metrics server shows what it has counted.
+    counted: String,
 }
 
 impl Served {
     async fn start(scope: Scope) -> Result<Self> {
         let installation = Installation::start().await?;
-        let mut world = installation.world("muster-demo").await?;
+        let world = installation.world("muster-demo").await?;
         installation.install(&values_for(&world, scope)).await?;
+        Self::connect(world, installation).await
+    }
+
+    /// Leads the world's webhooks to the release.
+    async fn connect(mut world: World, installation: Installation) -> Result<Self> {
         installation.connect(&mut world).await?;
-        Ok(Self { world, installation })
+        let counted = installation.count_jobs(&world).await?;
+        Ok(Self {
+            world,
+            installation,
+            counted,
+        })
+    }
+
+    /// How many jobs were completed, as the metrics server says.
+    async fn counted(&self) -> Result<usize> {
+        let answer = reqwest::get(&self.counted).await;
+        let answer = answer.context("the metrics server does not show its metrics")?;
+        let text = answer.text().await.context("the metrics broke off")?;
+        let lines = text.lines().filter(|line| line.starts_with(COMPLETED));
+        let count = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+        Ok(count.sum())
     }
 
     async fn demo(&self, jobs: usize) -> Result<demo::Report> {
@@ -85,63 +109,132 @@ pub(super) async fn rbac_run(running: &Running<'_>) -> Result<Verdict> {
         (Scope::Cluster, "all namespaces"),
         (Scope::Single, "one namespace"),
     ] {
-        let (report, manager, server) = running
+        let (report, counted, uses) = running
             .scenario(async {
                 let served = Served::start(scope).await?;
                 let report = served.demo(JOBS).await?;
-                let manager = served.installation.use_of_rights(MANAGER, 0).await?;
-                let server = served.installation.use_of_rights(WEBHOOK_SERVER, 0).await?;
-                Ok((report, manager, server))
+                let installation = &served.installation;
+                let all = async || Ok(served.counted().await? >= JOBS);
+                let counted = match installation.until("all jobs are counted", COUNTED, all).await {
+                    Ok(()) => JOBS,
+                    Err(_) => served.counted().await?,
+                };
+                let mut uses = Vec::new();
+                for (account, _) in ACCOUNTS {
+                    uses.push(installation.use_of_rights(account, 0).await?);
+                }
+                Ok((report, counted, uses))
             })
             .await?;
         let problems = report.problems();
-        let refused: BTreeSet<Right> = manager.refused.union(&server.refused).cloned().collect();
-        ok &= problems.is_empty() && report.completed == JOBS && refused.is_empty();
-        figures.push(format!("{name}: {} of {JOBS} jobs", report.completed));
+        ok &= problems.is_empty() && report.completed == JOBS && counted == JOBS;
+        figures.push(format!(
+            "{name}: {} of {JOBS} jobs, {counted} counted",
+            report.completed
+        ));
         if !problems.is_empty() {
             figures.push(problems.join(", "));
         }
-        if !refused.is_empty() {
-            figures.push(format!("refused: {}", names(&refused)));
+        for ((account, other_times), of_account) in ACCOUNTS.iter().zip(&uses) {
+            let (is_least, figure) = judge_use(of_account, &explained(account, other_times, &arc));
+            ok &= is_least && of_account.used.is_empty() == (*account == METRICS_SERVER);
+            let short = account
+                .strip_prefix(RELEASE)
+                .and_then(|rest| rest.strip_prefix('-'));
+            figures.push(format!("{}: {figure}", short.unwrap_or("manager")));
         }
-        let (is_least, figure) = judge_use(&manager, &arc);
-        ok &= is_least;
-        figures.push(figure);
-        ok &= !manager.used.is_empty() && !server.used.is_empty();
     }
     Ok(Verdict::new(ok, figures.join("; ")))
 }
 
-/// Rights that ARC's manager has not, and that a job does not need, with what needs them.
-const AT_OTHER_TIMES: [(&str, &str, &str); 2] = [
-    // The condition of a runner that cannot be removed from GitHub.
-    ("", "pods/status", "patch"),
-    // Where the kept volumes of RunnerSets can be used.
-    ("", "nodes", "list"),
+/// How long the metrics server may be behind the jobs.
+const COUNTED: Duration = Duration::from_secs(20);
+
+/// A right by its words: group, resource, verb.
+type Words = (&'static str, &'static str, &'static str);
+
+/// The proxy of the metrics, which the testbed does not run, asks the API server about who wants to read them.
+const OF_PROXY: [Words; 2] = [
+    ("authentication.k8s.io", "tokenreviews", "create"),
+    ("authorization.k8s.io", "subjectaccessreviews", "create"),
 ];
 
-/// Whether the manager has no more rights than it uses, ARC's has, or other times need; and how many it used.
-fn judge_use(manager: &Use, arc: &BTreeSet<Right>) -> (bool, String) {
-    let idle: BTreeSet<Right> = manager.granted.difference(&manager.used).cloned().collect();
-    let explained: BTreeSet<Right> = AT_OTHER_TIMES
-        .iter()
+/// The accounts of a release, with the rights that 50 jobs do not need, and what needs them.
+const ACCOUNTS: [(&str, &[Words]); 3] = [
+    (
+        MANAGER,
+        &[
+            // The condition of a runner that cannot be removed from GitHub.
+            ("", "pods/status", "patch"),
+            // Where the kept volumes of RunnerSets can be used.
+            ("", "nodes", "list"),
+            // Runners that are seen to be busy: jobs may be over before.
+            ("policy", "poddisruptionbudgets", "create"),
+            // A certificate that is renewed.
+            ("", "secrets", "patch"),
+        ],
+    ),
+    (
+        WEBHOOK_SERVER,
+        &[
+            // An autoscaler that somebody else has changed meanwhile.
+            ("actions.summerwind.dev", "horizontalrunnerautoscalers", "get"),
+            // The condition of one whose deliveries GitHub does not show.
+            (
+                "actions.summerwind.dev",
+                "horizontalrunnerautoscalers/status",
+                "patch",
+            ),
+            // A job that no autoscaler takes.
+            ("", "events", "create"),
+        ],
+    ),
+    (METRICS_SERVER, &[]),
+];
+
+/// Rights that an account may have without using them here.
+fn explained(account: &str, other_times: &[Words], arc: &BTreeSet<Right>) -> BTreeSet<Right> {
+    let words = other_times.iter().chain(&OF_PROXY);
+    let arc = arc.iter().filter(|_| account == MANAGER);
+    words
         .map(|(group, resource, verb)| Right::new(group, resource, verb))
-        .chain(arc.iter().cloned())
+        .chain(arc.cloned())
+        .collect()
+}
+
+/// Whether nothing was refused, and there are no more rights than are used or explained; and how many were used.
+fn judge_use(of_account: &Use, explained: &BTreeSet<Right>) -> (bool, String) {
+    let needless: BTreeSet<Right> = of_account
+        .granted
+        .difference(&of_account.used)
+        .filter(|right| !explained.contains(right))
+        .cloned()
         .collect();
-    let needless: BTreeSet<Right> = idle.difference(&explained).cloned().collect();
-    let mut figure = format!("{} rights used of {}", manager.used.len(), manager.granted.len());
-    if !needless.is_empty() {
-        let more = format!(", needless: {}", names(&needless));
-        figure.push_str(&more);
+    let mut figure = format!(
+        "{} rights used of {}",
+        of_account.used.len(),
+        of_account.granted.len()
+    );
+    for (what, rights) in [(", needless", &needless), (", refused", &of_account.refused)] {
+        if !rights.is_empty() {
+            let more = format!("{what}: {}", names(rights));
+            figure.push_str(&more);
+        }
     }
-    (needless.is_empty(), figure)
+    (needless.is_empty() && of_account.refused.is_empty(), figure)
 }
 
 pub(super) async fn verbs(running: &Running<'_>) -> Result<Verdict> {
     running.scenario(check_verbs()).await
 }
 
-/// What a job needs of the manager; each is taken away once.
+/// The roles whose verbs are taken away one by one: whose they are, the role, what labels its pods have.
+const ROLES: [(&str, &str, &str); 2] = [
+    (MANAGER, "actions-runner-controller-manager", RELEASE),
+    (WEBHOOK_SERVER, WEBHOOK_SERVER, WEBHOOK_SERVER),
+];
+
+/// What a job needs; each is taken away once.
 fn needed(used: &BTreeSet<Right>) -> Vec<Right> {
     let of_a_job = |right: &&Right| {
         let kinds = ["actions.summerwind.dev", ""];
@@ -154,53 +247,64 @@ async fn check_verbs() -> Result<Verdict> {
     let served = Served::start(Scope::Cluster).await?;
     served.demo(2).await?;
     let installation = &served.installation;
-    let used = installation.use_of_rights(MANAGER, 0).await?.used;
-    let (mut noticed, mut unnoticed) = (0, Vec::new());
-    for right in needed(&used) {
-        let (_, from) = rights::asked(&installation.plane, 0)?;
-        let Some(saved) = revoke(installation, &right).await? else {
-            // It comes from another role: secrets.
-            continue;
-        };
-        restart_managers(installation).await?;
-        served.world.queue_jobs(1, Duration::from_millis(200));
-        let seen = installation
-            .until("the refusal", Duration::from_secs(40), async || {
-                let now = installation.use_of_rights(MANAGER, from).await?;
-                Ok(now.refused.contains(&right))
-            })
-            .await;
-        restore(installation, saved).await?;
-        match seen {
-            Ok(()) => noticed += 1,
-            Err(_) => unnoticed.push(right.to_string()),
+    let (mut noticed, mut unnoticed) = ([0, 0], Vec::new());
+    for ((account, role, instance), count) in ROLES.into_iter().zip(&mut noticed) {
+        let used = installation.use_of_rights(account, 0).await?.used;
+        for right in needed(&used) {
+            let (_, from) = rights::asked(&installation.plane, 0)?;
+            let Some(saved) = revoke(installation, role, &right).await? else {
+                // It comes from another role: secrets.
+                continue;
+            };
+            if (right.resource.as_str(), right.verb.as_str()) == ("runnerreplicasets", "create") {
+                // A pool has one already, until somebody takes it away.
+                let ns = &served.world.ns;
+                let delete = ["delete", "runnerreplicasets", "--all", "-n", ns];
+                installation.kubectl(&delete).await?.good()?;
+            }
+            restart(installation, instance).await?;
+            served.world.queue_jobs(1, Duration::from_millis(200));
+            let seen = installation
+                .until("the refusal", Duration::from_secs(40), async || {
+                    let now = installation.use_of_rights(account, from).await?;
+                    Ok(now.refused.contains(&right))
+                })
+                .await;
+            restore(installation, saved).await?;
+            match seen {
+                Ok(()) => *count += 1,
+                Err(_) => unnoticed.push(format!("{right} of {account}")),
+            }
+            restart(installation, instance).await?;
+            served.world.until_jobs_done(PATIENCE).await.with_context(|| {
+                format!("after {account} had no right to {right}\n{}", installation.logs())
+            })?;
         }
-        restart_managers(installation).await?;
-        served.world.until_jobs_done(PATIENCE).await?;
     }
-    let mut figure =
-        format!("{noticed} verbs, each missed as soon as it was gone, and jobs ran when it was back");
+    // It has none that could be taken away: it must not need any.
+    let free = installation.use_of_rights(METRICS_SERVER, 0).await?;
+    let is_free = free.used.is_empty() && free.refused.is_empty();
+    let [manager, server] = noticed;
+    let mut figure = format!(
+        "{manager} verbs of the manager and {server} of the webhook server, each missed as soon as it was gone, and jobs ran when it was back; \
+         the metrics server asked Kubernetes for {} things",
+        free.used.len() + free.refused.len()
+    );
     if !unnoticed.is_empty() {
         let more = format!("; not missed: {}", unnoticed.join(", "));
         figure.push_str(&more);
     }
-    Ok(Verdict::new(noticed >= 10 && unnoticed.is_empty(), figure))
+    let ok = manager >= 10 && server >= 5 && unnoticed.is_empty() && is_free;
+    Ok(Verdict::new(ok, figure))
 }
 
-fn manager_role(installation: &Installation) -> (Api<ClusterRole>, String) {
-    (
-        Api::all(installation.client.clone()),
-        format!("{RELEASE}-manager"),
-    )
-}
-
-/// Takes one verb on one resource out of the manager's role; answers the role as it was.
-async fn revoke(installation: &Installation, right: &Right) -> Result<Option<ClusterRole>> {
-    let (api, name) = manager_role(installation);
+/// Takes one verb on one resource out of a role; answers the role as it was.
+async fn revoke(installation: &Installation, role: &str, right: &Right) -> Result<Option<ClusterRole>> {
+    let api: Api<ClusterRole> = Api::all(installation.client.clone());
     let saved = api
-        .get(&name)
+        .get(role)
         .await
-        .context("could not read the manager's role")?;
+        .with_context(|| format!("could not read ClusterRole {role}"))?;
     let mut changed = saved.clone();
     let mut rules = Vec::new();
     for mut rule in changed.rules.take().unwrap_or_default() {
@@ -228,7 +332,7 @@ async fn revoke(installation: &Installation, right: &Right) -> Result<Option<Clu
 }
 
 async fn restore(installation: &Installation, saved: ClusterRole) -> Result<()> {
-    let (api, _) = manager_role(installation);
+    let api: Api<ClusterRole> = Api::all(installation.client.clone());
     let mut role = saved;
     role.metadata.resource_version = None;
     replace(&api, role).await
@@ -239,17 +343,17 @@ async fn replace(api: &Api<ClusterRole>, role: ClusterRole) -> Result<()> {
     api.patch(&role.name_any(), &PatchParams::default(), &patch)
         .await
         .map(drop)
-        .context("could not change the manager's role")
+        .with_context(|| format!("could not change ClusterRole {}", role.name_any()))
 }
 
-/// Lets the manager begin anew: what is watched is asked for then only.
-async fn restart_managers(installation: &Installation) -> Result<()> {
+/// Lets processes begin anew: what is watched is asked for then only.
+async fn restart(installation: &Installation, instance: &str) -> Result<()> {
     let api: Api<Pod> = Api::namespaced(installation.client.clone(), NAMESPACE);
-    let managers = ListParams::default().labels(&format!("app.kubernetes.io/instance={RELEASE}"));
-    for pod in api.list(&managers).await.context("could not list the managers")? {
+    let params = ListParams::default().labels(&format!("app.kubernetes.io/instance={instance}"));
+    for pod in api.list(&params).await.context("could not list the pods")? {
         api.delete(&pod.name_any(), &DeleteParams::default())
             .await
-            .context("could not delete a manager")?;
+            .with_context(|| format!("could not delete pod {}", pod.name_any()))?;
     }
     Ok(())
 }
@@ -299,7 +403,7 @@ pub(super) async fn upgrade(running: &Running<'_>) -> Result<Verdict> {
 
 async fn check_upgrade() -> Result<Verdict> {
     let installation = Installation::start().await?;
-    let mut world = installation.world("muster-demo").await?;
+    let world = installation.world("muster-demo").await?;
     let former = workspace_dir()
         .join("tests/fixtures/arc-release")
         .display()
@@ -317,7 +421,9 @@ async fn check_upgrade() -> Result<Verdict> {
         .good()?;
     world.deployment("kept", |spec| spec.replicas = Some(0)).await?;
     world.autoscaler("kept", "kept", |_| {}).await?;
-    let before = identities(&installation, OF_RELEASE).await?;
+    let mut before = identities(&installation, OF_RELEASE).await?;
+    // Not those of Kubernetes itself.
+    before.retain(|name, _| name.contains(RELEASE) || name.contains("actions.summerwind.dev"));
     let users = identities(&installation, OF_USERS).await?;
     let spec = serde_json::to_value(world.get_deployment("kept").await?.spec)?;
 
@@ -326,7 +432,6 @@ async fn check_upgrade() -> Result<Verdict> {
     let after = identities(&installation, OF_RELEASE).await?;
     let changed: Vec<&String> = before
         .iter()
-        .filter(|(name, _)| name.contains(RELEASE) || name.contains("actions.summerwind.dev"))
         .filter(|(name, identity)| after.get(*name) != Some(*identity))
         .map(|(name, _)| name)
         .collect();
@@ -348,8 +453,7 @@ async fn check_upgrade() -> Result<Verdict> {
         ])
         .await?
         .good()?;
-    installation.connect(&mut world).await?;
-    let served = Served { world, installation };
+    let served = Served::connect(world, installation).await?;
     let report = served.demo(3).await?;
     let ok = changed.is_empty()
         && lost.is_empty()
@@ -381,7 +485,9 @@ async fn four_registered(world: &World) -> Result<bool> {
 
 async fn check_uninstall() -> Result<Verdict> {
     let served = Served::start(Scope::Cluster).await?;
-    let Served { world, installation } = &served;
+    let Served {
+        world, installation, ..
+    } = &served;
     world.deployment("pool", |spec| spec.replicas = Some(4)).await?;
     world
         .until("four runners are registered", PATIENCE, four_registered)
@@ -442,7 +548,9 @@ async fn check_uninstall() -> Result<Verdict> {
 
 /// Everything of a release that is there, and everything that holds something.
 async fn leftovers(served: &Served) -> Result<Vec<String>> {
-    let Served { world, installation } = served;
+    let Served {
+        world, installation, ..
+    } = served;
     let mut left = Vec::new();
     let kinds = "deployments,replicasets,pods,services,secrets,configmaps,serviceaccounts,roles,rolebindings,leases,jobs,\
 poddisruptionbudgets,networkpolicies,ingresses";
@@ -518,5 +626,14 @@ mod tests {
         assert!(!judge_use(&manager, &BTreeSet::new()).0);
         manager.used.insert(right("list"));
         assert!(judge_use(&manager, &BTreeSet::new()).0);
+        manager.refused.insert(right("watch"));
+        assert!(!judge_use(&manager, &BTreeSet::new()).0);
+    }
+
+    #[test]
+    fn what_arc_has_explains_only_the_managers_rights() {
+        let arc = BTreeSet::from([Right::new("", "pods", "get")]);
+        assert!(explained(MANAGER, &[], &arc).is_superset(&arc));
+        assert!(explained(WEBHOOK_SERVER, &[], &arc).is_disjoint(&arc));
     }
 }

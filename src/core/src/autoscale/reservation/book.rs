@@ -27,6 +27,8 @@ pub enum Outcome {
     Unchanged,
     /// A live entry became a tombstone: one runner less is wanted.
     Finished,
+    /// One of upstream's anonymous entries became this job's: what is wanted stays as it was.
+    Adopted,
     /// One of upstream's anonymous entries went, and the job is remembered as finished.
     Consumed,
     /// A job that was never counted is remembered as finished.
@@ -151,12 +153,12 @@ impl Book {
     }
 
     /// True when an event cannot take effect by adding to the ledger alone: one of upstream's entries may have to
-    /// go.
+    /// go, or to get the job's name.
     pub fn must_remove_for<'e>(&self, event: impl Into<EventRef<'e>>) -> bool {
         match event.into() {
             EventRef::Job(event) => {
                 self.has_upstream
-                    && event.action == JobAction::Completed
+                    && matches!(event.action, JobAction::InProgress | JobAction::Completed)
                     && event.runner.is_some()
                     && !self.holds(&event.key)
             }
@@ -208,7 +210,7 @@ impl Book {
     /// As [`Book::fold`], but the change adds and touches nothing that exists: what would be changed in place is
     /// appended as a second entry of its job, which counts with the first as one (a tombstone wins, a runner's
     /// name and the later expiry hold). Nothing can refuse such a change. Give it no event for which
-    /// [`Book::must_remove_for`] holds: it would be remembered, and one of upstream's entries would stay.
+    /// [`Book::must_remove_for`] holds: it would be counted or remembered, and one of upstream's entries would stay.
     pub fn fold_appending<'e>(
         &self,
         events: impl IntoIterator<Item: Into<EventRef<'e>>>,
@@ -322,14 +324,24 @@ impl Book {
             Kind::Job { key, .. } => Some(key),
             _ => None,
         };
+        let (mut added, mut gone) = (Vec::new(), Vec::new());
+        let mut adopts = false;
         for (position, entry) in delta.changed {
             if let Some(slot) = self.entries.get_mut(position) {
                 self.bytes = (self.bytes + entry_bytes(&entry)).saturating_sub(entry_bytes(slot));
                 self.latest = self.latest.max(entry.effective_time.map(|time| time.0));
+                // One of upstream's that got a job's name.
+                adopts |= classify(slot) == Kind::Upstream;
+                if let Some(key) = key_of(&entry).filter(|key| !self.positions.contains_key(key)) {
+                    self.positions.insert(key.clone(), position);
+                    added.push(key);
+                }
                 *slot = entry;
             }
         }
-        let mut gone = Vec::new();
+        if adopts {
+            self.has_upstream = self.entries.iter().any(|entry| classify(entry) == Kind::Upstream);
+        }
         if !delta.removed.is_empty() {
             let mut position = 0;
             let entries: Vec<_> = std::mem::take(&mut self.entries)
@@ -346,7 +358,7 @@ impl Book {
             *self = Self::new(entries);
             gone.retain(|key| !self.positions.contains_key(key));
         }
-        let mut added = Vec::with_capacity(delta.appended.len());
+        added.reserve(delta.appended.len());
         for entry in delta.appended {
             added.extend(key_of(&entry));
             self.note(self.entries.len(), &entry);
@@ -374,6 +386,8 @@ struct Fold<'b> {
     fresh: Vec<Fresh>,
     triggered: HashSet<Box<str>>,
     removed: BTreeSet<usize>,
+    /// Positions of upstream's entries that got a job's name.
+    adopted: BTreeSet<usize>,
     latest: Option<Timestamp>,
 }
 
@@ -388,6 +402,7 @@ impl<'b> Fold<'b> {
             fresh: Vec::new(),
             triggered: HashSet::new(),
             removed: BTreeSet::new(),
+            adopted: BTreeSet::new(),
             latest: book.latest,
         }
     }
@@ -431,7 +446,7 @@ impl<'b> Fold<'b> {
 
     /// The table of spec 20 "Transitions".
     fn step(&mut self, event: &JobEvent) -> Outcome {
-        let Touched { at, state } = self
+        let Touched { mut at, state } = self
             .touched
             .remove(&event.key)
             .unwrap_or_else(|| self.load(&event.key));
@@ -442,7 +457,14 @@ impl<'b> Fold<'b> {
                 (State::Absent, Outcome::Full)
             }
             (JobAction::Queued, State::Absent) => (State::Live(self.born(event, None)), Outcome::Added),
-            (JobAction::InProgress, State::Absent) => (State::Live(self.born(event, runner)), Outcome::Added),
+            (JobAction::InProgress, State::Absent) => match self.adopt_upstream(event, runner) {
+                Some((position, entry)) => {
+                    // What an expired tombstone of the job leaves behind goes: its place is taken.
+                    self.removed.extend(at.replace(position));
+                    (State::Live(entry), Outcome::Adopted)
+                }
+                None => (State::Live(self.born(event, runner)), Outcome::Added),
+            },
             (JobAction::Queued, State::Live(entry)) => self.proven(entry, event, None),
             (JobAction::InProgress, State::Live(entry)) => self.proven(entry, event, runner),
             (JobAction::InProgressElsewhere | JobAction::Completed, State::Live(entry)) => {
@@ -622,25 +644,42 @@ impl<'b> Fold<'b> {
         )
     }
 
-    /// Removes upstream's oldest entry that can have been made for this job: none that is older than the job.
+    /// Removes upstream's entry for this job.
     fn consume_upstream(&mut self, created_at: Option<Timestamp>) -> bool {
-        let Some(created_at) = created_at.filter(|_| self.book.has_upstream) else {
-            return false;
+        let oldest = self.upstreams(created_at).map(|(position, _)| position);
+        oldest.is_some_and(|position| self.removed.insert(position))
+    }
+
+    /// Makes upstream's entry for this job the job's own. It would count beside a new one until it expires: this job's `completed` will find
+    /// its own. The effective time stays, no further runner is asked for.
+    fn adopt_upstream(
+        &mut self,
+        event: &JobEvent,
+        runner: Option<&str>,
+    ) -> Option<(usize, CapacityReservation)> {
+        let name = event.key.entry_name(Some(runner?));
+        let (position, entry) = self.upstreams(event.created_at)?;
+        let entry = CapacityReservation {
+            name: Some(name),
+            ..rearm(entry, self.now, self.duration)
         };
-        let oldest = self
-            .book
-            .entries
-            .iter()
-            .enumerate()
+        self.adopted.insert(position);
+        Some((position, entry))
+    }
+
+    /// Upstream's oldest entry that can have been made for a job of this age: none that is older than the job.
+    fn upstreams(&self, created_at: Option<Timestamp>) -> Option<(usize, &'b CapacityReservation)> {
+        let created_at = created_at.filter(|_| self.book.has_upstream)?;
+        let entries = self.book.entries.iter().enumerate();
+        entries
             .filter(|(position, entry)| {
                 classify(entry) == Kind::Upstream
                     && !self.removed.contains(position)
+                    && !self.adopted.contains(position)
                     && !is_expired(entry, self.now)
                     && entry.effective_time.is_some_and(|time| time.0 >= created_at)
             })
             .min_by_key(|(_, entry)| entry.effective_time)
-            .map(|(position, _)| position);
-        oldest.is_some_and(|position| self.removed.insert(position))
     }
 }
 

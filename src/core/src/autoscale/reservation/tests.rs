@@ -226,6 +226,71 @@ fn a_completed_for_an_unknown_key_consumes_upstreams_oldest_that_is_not_older_th
 }
 
 #[test]
+fn who_runs_a_job_that_upstream_counted_is_noted_in_upstreams_entry() {
+    let ledger = [upstream(-100), upstream(-30), upstream(-40)];
+    let after = apply(&ledger, &on(1, InProgress, "r-1"), DURATION, t(0));
+    assert_eq!(after.len(), 3, "nothing is added: {after:?}");
+    assert_eq!(after[..2], ledger[..2]);
+    let adopted = CapacityReservation {
+        name: Some("7/1@r-1".to_owned()),
+        expiration_time: Some(MicroTime(t(1800))),
+        ..ledger[2].clone()
+    };
+    assert_eq!(after[2], adopted, "no runner is asked for");
+    assert_eq!(
+        apply(&after, &on(1, InProgress, "r-1"), DURATION, t(0)),
+        after,
+        "a repeated one takes none"
+    );
+    let finished = apply(&after, &on(1, Completed, "r-1"), DURATION, t(1));
+    assert_eq!(finished[..2], ledger[..2], "its own entry is all that it takes");
+    assert_eq!(names(&finished[2..]), [("7/1@r-1".into(), 0)]);
+
+    // Neither without a name, nor one that is older than the job, nor one that has expired.
+    for (event, now) in [
+        (event(1, InProgress), t(0)),
+        (
+            JobEvent {
+                created_at: Some(t(-10)),
+                ..on(1, InProgress, "r-1")
+            },
+            t(0),
+        ),
+        (on(1, InProgress, "r-1"), t(3600)),
+    ] {
+        let after = apply(&ledger, &event, DURATION, now);
+        assert_eq!((&after[..3], after.len()), (&ledger[..], 4), "{event:?}");
+    }
+    // Two jobs at once take two; a third has none left but its own.
+    let jobs: Vec<_> = (1..=3)
+        .map(|job| on(job, InProgress, &format!("r-{job}")))
+        .collect();
+    let mut book = Book::new(ledger.to_vec());
+    let delta = book.fold(&jobs, DURATION, t(0));
+    assert_eq!(
+        delta.outcomes,
+        [Outcome::Adopted, Outcome::Adopted, Outcome::Added]
+    );
+    let (added, gone) = book.commit(delta);
+    assert_eq!((added.len(), gone.len()), (3, 0));
+    assert!(jobs.iter().all(|job| book.holds(&job.key)));
+    assert!(
+        book.must_remove_for(&on(9, Completed, "r")),
+        "one is left, although it is too old for these"
+    );
+    // In the order in which nobody waits for the other: a completed that came first has consumed the same one.
+    for order in [[InProgress, Completed], [Completed, InProgress]] {
+        let events = order.map(|action| on(1, action, "r-1"));
+        let after = run(&ledger, &events);
+        assert_eq!((demand(&after, t(0)), after.len()), (2, 3), "{order:?}");
+    }
+    // An expired tombstone of the job gives way.
+    let ledger = [entry("7/1@r-0", 0, -4000, -10), upstream(-30)];
+    let after = apply(&ledger, &on(1, InProgress, "r-1"), DURATION, t(0));
+    assert_eq!(names(&after), [("7/1@r-1".into(), 1)]);
+}
+
+#[test]
 fn the_sequence_of_arc_4315_leaves_one() {
     let finished: Vec<_> = (1..=5)
         .flat_map(|job| [event(job, Queued), on(job, Completed, "r-1")])

@@ -61,6 +61,7 @@ fn a_runners_name_is_appended_once() {
 fn what_has_to_remove_an_entry_is_known_beforehand() {
     let book = Book::new(vec![upstream(-10), entry("7/1", 1, 0, 600)]);
     assert!(book.must_remove_for(&on(9, Completed, "r")));
+    assert!(book.must_remove_for(&on(9, InProgress, "r")));
     assert!(!book.must_remove_for(&on(1, Completed, "r")), "its own entry");
     assert!(!book.must_remove_for(&event(9, Completed)), "no runner had it");
     assert!(!book.must_remove_for(&event(9, Queued)));
