@@ -12,7 +12,18 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+    batch::v1::Job,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, process::Command};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     control_plane::{ADMIN, ControlPlane, Options},
@@ -113,9 +124,43 @@ fn blocks(markdown: &str) -> Vec<Block> {
     found
 }
 
+/// Time between two looks at Jobs.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Says of every Job that it has succeeded: helm waits for its hooks, and there is no node here that would run them. What they do is tried where releases
+/// are ([`crate::install`]).
+async fn succeed(client: Client) {
+    let all: Api<Job> = Api::all(client.clone());
+    loop {
+        // A Job that was just deleted, or cannot be read, is looked at again.
+        let jobs = all.list(&ListParams::default()).await.ok();
+        for job in jobs.into_iter().flatten() {
+            let status = job.status.as_ref();
+            if status.is_some_and(|status| status.succeeded.is_some()) {
+                continue;
+            }
+            let now = Timestamp::from_second(crate::kubelet::now().as_second()).unwrap_or_default();
+            let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": now});
+            let status = json!({"status": {"startTime": now, "completionTime": now, "succeeded": 1,
+                "conditions": [condition("SuccessCriteriaMet"), condition("Complete")]}});
+            let jobs: Api<Job> = Api::namespaced(client.clone(), &job.namespace().unwrap_or_default());
+            let patched = jobs
+                .patch_status(&job.name_any(), &PatchParams::default(), &Patch::Merge(status))
+                .await;
+            if let Err(error) = patched {
+                tracing::debug!(%error, "could not end a Job");
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// A cluster and the programs that the documents name.
 struct Bench {
+    /// Jobs succeed until it is dropped.
+    _jobs: DropGuard,
     _plane: ControlPlane,
+    client: Client,
     kubeconfig: PathBuf,
     folder: tempfile::TempDir,
     path: OsString,
@@ -156,13 +201,31 @@ impl Bench {
             "kubectl is missing: it is built with helm (tools/helm), or comes from PATH"
         );
         let has_helm = has("helm");
+        let stop = CancellationToken::new();
+        let client = plane.admin().await?;
+        let succeeding = succeed(client.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(succeeding));
         Ok(Self {
+            _jobs: stop.drop_guard(),
+            client,
             kubeconfig: plane.kubeconfig(ADMIN)?.to_path_buf(),
             _plane: plane,
             folder,
             path,
             has_helm,
         })
+    }
+
+    /// Takes away what the API server would ask and nobody serves: the release's admission webhooks, whose pods no node runs. [`crate::install`] has them.
+    async fn unask(&self) -> Result<()> {
+        let (delete, all) = (DeleteParams::default(), ListParams::default());
+        let validating: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
+        let mutating: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
+        let gone = validating.delete_collection(&delete, &all).await;
+        gone.context("could not delete the ValidatingWebhookConfigurations")?;
+        let gone = mutating.delete_collection(&delete, &all).await;
+        gone.context("could not delete the MutatingWebhookConfigurations")?;
+        Ok(())
     }
 
     async fn handle(&self, place: &str, block: &Block, figures: &mut Figures) -> Result<()> {
@@ -177,6 +240,9 @@ impl Bench {
             (Mode::Parse, false) => &mut figures.left_out,
         };
         *slot += 1;
+        if executes {
+            self.unask().await?;
+        }
         let flags: &[&str] = if executes {
             &["-euo", "pipefail", "-s"]
         } else {
