@@ -350,11 +350,10 @@ async fn replace(api: &Api<ClusterRole>, role: ClusterRole) -> Result<()> {
 async fn restart(installation: &Installation, instance: &str) -> Result<()> {
     let api: Api<Pod> = Api::namespaced(installation.client.clone(), NAMESPACE);
     let params = ListParams::default().labels(&format!("app.kubernetes.io/instance={instance}"));
-    for pod in api.list(&params).await.context("could not list the pods")? {
-        api.delete(&pod.name_any(), &DeleteParams::default())
-            .await
-            .with_context(|| format!("could not delete pod {}", pod.name_any()))?;
-    }
+    // Some may be going already.
+    api.delete_collection(&DeleteParams::default(), &params)
+        .await
+        .with_context(|| format!("could not delete the pods of {instance}"))?;
     Ok(())
 }
 
