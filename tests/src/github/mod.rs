@@ -170,7 +170,9 @@ impl FakeGitHub {
     pub fn create_repository(&self, full_name: &str) {
         let spec = JobSpec::new(full_name, [""; 0]);
         self.core.change(|world| {
-            world.places.repository(&spec.owner, spec.owner_type, &spec.repo, None);
+            world
+                .places
+                .repository(&spec.owner, spec.owner_type, &spec.repo, None);
         });
     }
 

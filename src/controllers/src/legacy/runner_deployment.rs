@@ -417,7 +417,10 @@ async fn report(
     if new == old {
         return Ok(None);
     }
-    if let Some(wait) = context.gate.admit_counts(&deployment.uid().unwrap_or_default(), now) {
+    if let Some(wait) = context
+        .gate
+        .admit_counts(&deployment.uid().unwrap_or_default(), now)
+    {
         return Ok(Some(wait));
     }
     let mut status = json!(new);
