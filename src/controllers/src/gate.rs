@@ -63,7 +63,7 @@ impl Gate {
         let opens = again.max(settled(entry)).filter(|at| *at > now);
         if let Some(at) = opens {
             let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-            // A clock that was set back does not hold a status for longer.
+            // By a clock that was set back it would be longer.
             return Some(wait.min(Duration::from_secs(1)));
         }
         *entry = Entry {

@@ -120,7 +120,7 @@ async fn burst(running: &Running<'_>) -> Result<Verdict> {
     Ok(Verdict::new(
         ok,
         format!(
-            "2,000 in {:.1?}, begun at {:.0}/s, {} attempts, {} unanswered, {} kills, {} faulty writes; answers p50 {:.0?} p99 {:.0?} max {:.0?}, of the other autoscalers after the deletion p99 {:.0?} max {:.0?}; {} missing, {} counted otherwise ({} written twice and counted once), {} unexpected, {} wrong answers{}",
+            "2,000 in {:.1?}, begun at {:.0}/s, {} attempts, {} unanswered, {} kills, {} faulty writes; answers p50 {:.0?} p99 {:.0?} max {:.0?}, of the other autoscalers after the deletion p99 {:.0?} max {:.0?}; {} missing, {} doubled ({} excused), {} unexpected, {} wrong answers{}",
             figures.took,
             figures.per_second,
             figures.attempts,

@@ -10,8 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use kube::api::DeleteParams;
-use muster_core::autoscale::reservation;
-use muster_crds::legacy::{CapacityReservation, HorizontalRunnerAutoscaler};
+use muster_crds::legacy::HorizontalRunnerAutoscaler;
 use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -186,12 +185,12 @@ pub async fn until_known(world: &World, pools: usize) -> Result<Vec<Queued>> {
 pub struct Faults {
     /// Jobs that were answered `scaled` and have no entry.
     pub missing: Vec<String>,
-    /// Pools that count another number of jobs than their ledger names.
+    /// Jobs with more entries than one, and nobody to excuse it.
     pub doubled: Vec<String>,
     /// Entries of nobody who was sent.
     pub unexpected: Vec<String>,
-    /// Jobs with further entries, which count as one with the first: a server died or could not tell whether its write was done, and the next
-    /// one had not seen the entry yet.
+    /// Jobs with a second entry, which counts no more: a server died or could not tell whether its write was done, and the next one had
+    /// not seen the entry yet.
     pub excused: usize,
 }
 
@@ -202,33 +201,26 @@ impl Faults {
     }
 }
 
-/// Compares the ledgers of these pools with the jobs that must be in them.
+/// Compares the ledgers of these pools with the jobs that must be in them; the second value of a job says that two entries of it are
+/// excused.
 pub async fn compare<'a>(
     world: &World,
     pools: impl IntoIterator<Item = usize>,
-    expected: impl IntoIterator<Item = &'a Queued>,
+    expected: impl IntoIterator<Item = (&'a Queued, bool)>,
 ) -> Result<Faults> {
     let mut faults = Faults::default();
-    let mut of_pool: BTreeMap<usize, Vec<&Queued>> = BTreeMap::new();
-    for queued in expected {
-        of_pool.entry(queued.pool).or_default().push(queued);
+    let mut of_pool: BTreeMap<usize, Vec<(&Queued, bool)>> = BTreeMap::new();
+    for (queued, may_repeat) in expected {
+        of_pool.entry(queued.pool).or_default().push((queued, may_repeat));
     }
     for pool in pools {
-        let autoscaler = world.get_autoscaler(&label(pool)).await?;
-        let entries = autoscaler.spec.capacity_reservations.unwrap_or_default();
-        let mut found = keys(&entries);
-        let counted = reservation::demand(&entries, world.github.now());
-        if usize::try_from(counted) != Ok(found.len()) {
-            let jobs = found.len();
-            faults
-                .doubled
-                .push(format!("{} counts {counted} for {jobs} jobs", label(pool)));
-        }
-        for queued in of_pool.remove(&pool).unwrap_or_default() {
-            match found.remove(&queued.key) {
-                None => faults.missing.push(queued.key.clone()),
-                Some(1) => {}
-                Some(_) => faults.excused += 1,
+        let mut found = ledger(world, pool).await?;
+        for (queued, may_repeat) in of_pool.remove(&pool).unwrap_or_default() {
+            match found.remove(&queued.key).unwrap_or_default() {
+                0 => faults.missing.push(queued.key.clone()),
+                1 => {}
+                2 if may_repeat => faults.excused += 1,
+                _ => faults.doubled.push(queued.key.clone()),
             }
         }
         faults.unexpected.extend(found.into_keys());
@@ -236,15 +228,16 @@ pub async fn compare<'a>(
     Ok(faults)
 }
 
-/// How often each key is in a ledger.
-fn keys(entries: &[CapacityReservation]) -> BTreeMap<String, usize> {
+/// How often each key is in a pool's ledger.
+async fn ledger(world: &World, pool: usize) -> Result<BTreeMap<String, usize>> {
+    let autoscaler = world.get_autoscaler(&label(pool)).await?;
     let mut keys = BTreeMap::new();
-    for entry in entries {
-        let name = entry.name.as_deref().unwrap_or_default();
+    for entry in autoscaler.spec.capacity_reservations.into_iter().flatten() {
+        let name = entry.name.unwrap_or_default();
         let key = name.split('@').next().unwrap_or_default().to_owned();
         *keys.entry(key).or_default() += 1;
     }
-    keys
+    Ok(keys)
 }
 
 /// The time that so many percent of the attempts did not exceed.
@@ -343,7 +336,11 @@ pub async fn burst(name: &str, burst: &Burst) -> Result<BurstFigures> {
     let (kills, sent) = tokio::try_join!(killing, sending)?;
     let faults = world.webhook_proxies().map(FaultProxy::injected).sum();
     let live = || (0..burst.pools).filter(|pool| *pool != deleted);
-    let expected = || jobs.iter().chain(&probes);
+    let expected = || {
+        let sent = jobs.iter().zip(&sent.attempts);
+        sent.map(|(queued, attempts)| (queued, attempts.len() > 1))
+            .chain(probes.iter().map(|probe| (probe, false)))
+    };
     let ledgers = compare(&world, live(), expected()).await?;
     // The same deliveries again where nobody remembers them: the same answers, and no effect.
     world.restart_webhook_replica(0).await?;
