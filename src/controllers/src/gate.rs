@@ -11,7 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 /// Between two writes of one object.
 const INTERVAL: SignedDuration = SignedDuration::from_secs(1);
 /// Counts that change together, one runner after the other or up and down again, are written together.
-const SETTLE: SignedDuration = SignedDuration::from_millis(750);
+const SETTLE: SignedDuration = SignedDuration::from_millis(1_250);
+/// No wait is longer, whatever the clock says.
+const LONGEST: Duration = Duration::from_millis(1_250);
 /// Entries beyond this are swept.
 const SWEEP_ABOVE: usize = 10_000;
 
@@ -36,12 +38,22 @@ impl Gate {
         self.open(uid, now, |_| None)
     }
 
-    /// The same for a status that only counts: three quarters of a second are given to what changes next.
+    /// The same for a status that only counts: a moment more than a second is given to what changes next.
     pub(crate) fn admit_counts(&self, uid: &str, now: Timestamp) -> Option<Duration> {
         self.open(uid, now, |entry| {
             let changed = *entry.changed.get_or_insert(now);
             changed.checked_add(SETTLE).ok()
         })
+    }
+
+    /// A write that could not wait has been made now: the next one has its second again.
+    pub(crate) fn note(&self, uid: &str, now: Timestamp) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.entry(uid.to_owned()).or_default();
+        *entry = Entry {
+            written: Some(now),
+            changed: None,
+        };
     }
 
     fn open(
@@ -52,7 +64,7 @@ impl Gate {
     ) -> Option<Duration> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() > SWEEP_ABOVE {
-            let is_old = |at: Timestamp| now.duration_since(at) >= INTERVAL;
+            let is_old = |at: Timestamp| now.duration_since(at) >= SETTLE;
             entries.retain(|_, entry| {
                 let latest = entry.written.max(entry.changed);
                 latest.is_some_and(|at| !is_old(at))
@@ -64,7 +76,7 @@ impl Gate {
         if let Some(at) = opens {
             let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
             // By a clock that was set back it would be longer.
-            return Some(wait.min(Duration::from_secs(1)));
+            return Some(wait.min(LONGEST));
         }
         *entry = Entry {
             written: Some(now),
@@ -92,15 +104,29 @@ mod tests {
     }
 
     #[test]
-    fn counts_wait_for_what_changes_next_and_never_longer_than_a_second() {
+    fn counts_wait_for_what_changes_next() {
         let gate = Gate::default();
         let wait = |ms| Some(Duration::from_millis(ms));
-        assert_eq!(gate.admit_counts("a", t(0)), wait(750));
-        assert_eq!(gate.admit_counts("a", t(200)), wait(550));
-        assert_eq!(gate.admit_counts("a", t(750)), None);
-        // The second since the last write has not passed.
-        assert_eq!(gate.admit_counts("a", t(850)), wait(900));
-        assert_eq!(gate.admit_counts("a", t(1_750)), None);
-        assert_eq!(gate.admit_counts("a", t(9_000)), wait(750));
+        assert_eq!(gate.admit_counts("a", t(0)), wait(1_250));
+        assert_eq!(gate.admit_counts("a", t(200)), wait(1_050));
+        assert_eq!(gate.admit_counts("a", t(1_250)), None);
+        assert_eq!(gate.admit_counts("a", t(1_350)), wait(1_250));
+        assert_eq!(gate.admit_counts("a", t(2_600)), None);
+        assert_eq!(gate.admit_counts("a", t(9_000)), wait(1_250));
+    }
+
+    #[test]
+    fn a_write_that_could_not_wait_is_followed_by_none_within_the_second() {
+        let gate = Gate::default();
+        gate.note("a", t(0));
+        assert_eq!(gate.admit("a", t(10)), Some(Duration::from_millis(990)));
+        assert_eq!(gate.admit("a", t(1_000)), None);
+        // What waits since before it waits with what it changed.
+        assert_eq!(gate.admit_counts("b", t(0)), Some(Duration::from_millis(1_250)));
+        gate.note("b", t(1_000));
+        assert_eq!(
+            gate.admit_counts("b", t(1_250)),
+            Some(Duration::from_millis(1_250))
+        );
     }
 }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Resource, ResourceExt, api::ListParams};
 use muster_core::{
-    pods::{OwnerView, Plan, PodClass, PodOwner, PodSelection, PodView, Step, Want, plan},
+    pods::{self, OwnerView, Plan, PodClass, PodOwner, PodSelection, PodView, Step, Want, plan},
     scope::Scope,
     target::{TargetId, TargetKind},
 };
@@ -166,6 +166,12 @@ pub(super) fn alive<S: OwnerSet>(context: &Context, set: &S, now: Timestamp) -> 
             && (pods.is_empty() || pods.iter().any(|pod| !PodView::of(pod).is_stopped()))
     };
     owners.iter().filter(|owner| is_up(owner)).count() + expected
+}
+
+/// Pods of a set and how many of them run, as the caches show it.
+pub(super) fn counts<S: OwnerSet>(context: &Context, set: &S, hash: &str, now: Timestamp) -> (usize, usize) {
+    let owners = S::owners(&context.caches).owned_by(&set.uid().unwrap_or_default());
+    pods::counts(&gather(context, hash, &|_| false, owners), hash, now)
 }
 
 fn gather<O: PodOwner>(

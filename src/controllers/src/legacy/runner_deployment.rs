@@ -21,7 +21,7 @@ use muster_crds::{
 };
 use serde_json::{Value, json};
 
-use super::leftovers;
+use super::{leftovers, runner_replica_set};
 use crate::{
     conditions,
     context::Context,
@@ -395,23 +395,24 @@ async fn report(
     current: &RunnerReplicaSet,
     now: Timestamp,
 ) -> Result<Option<Duration>, Error> {
-    let sum = |of: fn(&muster_crds::legacy::RunnerReplicaSetStatus) -> i64| -> i64 {
-        sets.iter().filter_map(|set| set.status.as_ref()).map(of).sum()
-    };
-    let available = sum(|status| status.available_replicas);
+    // From the sets' runners themselves: the sets' own status comes later, and would be a second write here.
+    let (mut all, mut running, mut updated) = (0, 0, 0);
+    for set in sets {
+        let (total, up) = runner_replica_set::counts(context, set, now)?;
+        all += total;
+        running += up;
+        if set.uid() == current.uid() {
+            updated = total;
+        }
+    }
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     let old = deployment.status.clone().unwrap_or_default();
     let new = RunnerDeploymentStatus {
-        available_replicas: Some(available),
-        ready_replicas: Some(available),
-        updated_replicas: Some(
-            current
-                .status
-                .as_ref()
-                .and_then(|status| status.replicas)
-                .unwrap_or(0),
-        ),
+        available_replicas: Some(count(running)),
+        ready_replicas: Some(count(running)),
+        updated_replicas: Some(count(updated)),
         desired_replicas: Some(deployment.spec.replicas.unwrap_or(1)),
-        replicas: Some(sum(|status| status.replicas.unwrap_or(0))),
+        replicas: Some(count(all)),
         conditions: old.conditions.clone(),
     };
     if new == old {

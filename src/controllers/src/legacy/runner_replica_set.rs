@@ -88,6 +88,15 @@ pub(super) async fn reconcile(set: Arc<RunnerReplicaSet>, context: Arc<Context>)
     Ok(Action::requeue(wait.unwrap_or_else(|| context.resync(&uid))))
 }
 
+/// Pods of this set and how many of them run, before its status says so.
+pub(super) fn counts(
+    context: &Context,
+    set: &RunnerReplicaSet,
+    now: Timestamp,
+) -> Result<(usize, usize), Error> {
+    Ok(owner_set::counts(context, set, &template_hash(set)?, now))
+}
+
 /// The label, or for a set made by hand the hash of its own template (spec 02 §8 step 2).
 fn template_hash(set: &RunnerReplicaSet) -> Result<String, Error> {
     match set

@@ -13,7 +13,7 @@ pub mod unregister;
 
 pub use owner::{OwnerView, PodOwner, PodSelection};
 pub use phase::{PodClass, PodView};
-pub use plan::{Hold, Plan, Served, Step, Want, Why, plan};
+pub use plan::{Hold, Plan, Served, Step, Want, Why, counts, plan};
 
 #[cfg(test)]
 mod interleavings_tests;

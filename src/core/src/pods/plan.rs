@@ -166,6 +166,19 @@ struct Alive<'a> {
     running: usize,
 }
 
+/// Pods of the template with this hash, and how many of them run: what the set's status counts.
+pub fn counts(owners: &[OwnerView], hash: &str, now: Timestamp) -> (usize, usize) {
+    let current = owners
+        .iter()
+        .filter(|owner| !owner.deleting && owner.hash.as_deref() == Some(hash));
+    current.fold((0, 0), |(total, running), owner| {
+        (
+            total + owner.pods.len(),
+            running + owner.count(PodClass::Running, now),
+        )
+    })
+}
+
 /// Decides about the owners of one set. `owners` may hold every owner of the set, in any order.
 ///
 /// Idempotent: applied to its own result it asks for nothing more. It never deletes an owner that has a running pod: that one is asked to unregister, and GitHub
@@ -176,16 +189,17 @@ pub fn plan(owners: &[OwnerView], want: &Want, now: Timestamp) -> Plan {
     let mut alive = Vec::new();
     let mut outdated = Vec::new();
     let mut last_sync: Option<Timestamp> = None;
-    let mut result = Plan::default();
+    let (total, running) = counts(owners, &want.hash, now);
+    let mut result = Plan {
+        running,
+        total,
+        ..Plan::default()
+    };
     let mut ended = false;
     let mut leaving = 0_usize;
 
     for owner in owners.iter().filter(|owner| !owner.deleting) {
         let current = owner.hash.as_deref() == Some(want.hash.as_str());
-        if current {
-            result.total += owner.pods.len();
-            result.running += owner.count(PodClass::Running, now);
-        }
         let delete = |why| Step::Delete {
             owner: owner.name.clone(),
             uid: owner.uid.clone(),

@@ -123,10 +123,11 @@ pub(super) async fn report(
     {
         return Ok(None);
     }
-    // What the next decision depends on is written at once; the rest at most once per second.
-    if decision.scaled_out_at.is_none()
-        && let Some(wait) = context.gate.admit(&autoscaler.uid().unwrap_or_default(), now)
-    {
+    // What the next decision depends on is written at once, and counts as this second's write; the rest waits for what changes next.
+    let uid = autoscaler.uid().unwrap_or_default();
+    if decision.scaled_out_at.is_some() {
+        context.gate.note(&uid, now);
+    } else if let Some(wait) = context.gate.admit_counts(&uid, now) {
         return Ok(Some(wait));
     }
     let mut status = Map::new();
