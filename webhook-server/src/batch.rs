@@ -27,6 +27,10 @@ use crate::api::Autoscalers;
 use crate::index::Index;
 use crate::metrics::Metrics;
 
+/// Writers that call the API server at the same time. An API server that is busy answers more of them no faster: what has to wait waits here, where
+/// it joins a batch.
+const CALLS: usize = 4;
+
 /// Why an event was not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotWritten {
@@ -82,6 +86,8 @@ struct Shared {
     metrics: Metrics,
     clock: Clock,
     window: Duration,
+    /// One permit for each call to the API server that is under way.
+    turns: Arc<Semaphore>,
 }
 
 impl Writers {
@@ -100,6 +106,7 @@ impl Writers {
                 metrics,
                 clock,
                 window: settings.window,
+                turns: Arc::new(Semaphore::new(CALLS)),
             },
             settings,
             places: Arc::new(Semaphore::new(settings.queue_limit)),

@@ -13,7 +13,7 @@ const INTERVAL: SignedDuration = SignedDuration::from_secs(1);
 /// Counts that change together, one runner after the other or up and down again, are written together.
 const SETTLE: SignedDuration = SignedDuration::from_millis(1_250);
 /// No wait is longer, whatever the clock says.
-const LONGEST: Duration = Duration::from_millis(1_250);
+const LONGEST: SignedDuration = SignedDuration::from_secs(30);
 /// Entries beyond this are swept.
 const SWEEP_ABOVE: usize = 10_000;
 
@@ -33,14 +33,20 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// `None` when the status of the object with this UID may be written now (and counts as written); else how long to wait.
-    pub(crate) fn admit(&self, uid: &str, now: Timestamp) -> Option<Duration> {
-        self.open(uid, now, |_| None)
+    /// `None` when the object with this UID was last written `interval` ago or longer, and may be written now (and counts as written); else how long to
+    /// wait.
+    pub(crate) fn admit_after(
+        &self,
+        uid: &str,
+        interval: SignedDuration,
+        now: Timestamp,
+    ) -> Option<Duration> {
+        self.open(uid, interval, now, |_| None)
     }
 
-    /// The same for a status that only counts: a moment more than a second is given to what changes next.
+    /// The same for a status that only counts, once a second: a moment more than a second is given to what changes next.
     pub(crate) fn admit_counts(&self, uid: &str, now: Timestamp) -> Option<Duration> {
-        self.open(uid, now, |entry| {
+        self.open(uid, INTERVAL, now, |entry| {
             let changed = *entry.changed.get_or_insert(now);
             changed.checked_add(SETTLE).ok()
         })
@@ -59,24 +65,25 @@ impl Gate {
     fn open(
         &self,
         uid: &str,
+        interval: SignedDuration,
         now: Timestamp,
         settled: impl FnOnce(&mut Entry) -> Option<Timestamp>,
     ) -> Option<Duration> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() > SWEEP_ABOVE {
-            let is_old = |at: Timestamp| now.duration_since(at) >= SETTLE;
+            let is_old = |at: Timestamp| now.duration_since(at) >= LONGEST;
             entries.retain(|_, entry| {
                 let latest = entry.written.max(entry.changed);
                 latest.is_some_and(|at| !is_old(at))
             });
         }
         let entry = entries.entry(uid.to_owned()).or_default();
-        let again = entry.written.and_then(|at| at.checked_add(INTERVAL).ok());
+        let again = entry.written.and_then(|at| at.checked_add(interval).ok());
         let opens = again.max(settled(entry)).filter(|at| *at > now);
         if let Some(at) = opens {
-            let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
             // By a clock that was set back it would be longer.
-            return Some(wait.min(LONGEST));
+            let wait = at.duration_since(now).min(LONGEST);
+            return Some(Duration::try_from(wait).unwrap_or_default());
         }
         *entry = Entry {
             written: Some(now),
@@ -97,10 +104,20 @@ mod tests {
     #[test]
     fn one_write_per_second_and_object() {
         let gate = Gate::default();
-        assert_eq!(gate.admit("a", t(0)), None);
-        assert_eq!(gate.admit("b", t(0)), None);
-        assert_eq!(gate.admit("a", t(400)), Some(Duration::from_millis(600)));
-        assert_eq!(gate.admit("a", t(1_000)), None);
+        let second = SignedDuration::from_secs(1);
+        assert_eq!(gate.admit_after("a", second, t(0)), None);
+        assert_eq!(gate.admit_after("b", second, t(0)), None);
+        assert_eq!(
+            gate.admit_after("a", second, t(400)),
+            Some(Duration::from_millis(600))
+        );
+        assert_eq!(gate.admit_after("a", second, t(1_000)), None);
+        let five = SignedDuration::from_secs(5);
+        assert_eq!(
+            gate.admit_after("a", five, t(2_000)),
+            Some(Duration::from_secs(4))
+        );
+        assert_eq!(gate.admit_after("a", five, t(6_000)), None);
     }
 
     #[test]
@@ -119,8 +136,12 @@ mod tests {
     fn a_write_that_could_not_wait_is_followed_by_none_within_the_second() {
         let gate = Gate::default();
         gate.note("a", t(0));
-        assert_eq!(gate.admit("a", t(10)), Some(Duration::from_millis(990)));
-        assert_eq!(gate.admit("a", t(1_000)), None);
+        let second = SignedDuration::from_secs(1);
+        assert_eq!(
+            gate.admit_after("a", second, t(10)),
+            Some(Duration::from_millis(990))
+        );
+        assert_eq!(gate.admit_after("a", second, t(1_000)), None);
         // What waits since before it waits with what it changed.
         assert_eq!(gate.admit_counts("b", t(0)), Some(Duration::from_millis(1_250)));
         gate.note("b", t(1_000));

@@ -584,7 +584,7 @@ fn further_args(dir: &Path, options: &Options) -> Result<Vec<String>> {
 
 /// Collects garbage less often than Go does by default: on two cores it would take a part of what is measured.
 fn lazy_gc() -> BTreeMap<String, String> {
-    BTreeMap::from([("GOGC".to_owned(), "400".to_owned())])
+    BTreeMap::from([("GOGC".to_owned(), "200".to_owned())])
 }
 
 fn controller_manager_args(dir: &Path, kubeconfig: &Path, workloads: bool) -> Vec<String> {

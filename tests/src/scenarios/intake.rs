@@ -312,6 +312,8 @@ pub async fn burst(name: &str, burst: &Burst) -> Result<BurstFigures> {
         .await?;
     pools(&world, burst.pools).await?;
     let probes = until_known(&world, burst.pools).await?;
+    // The probes' runners, which nobody gives a job: the API server has no other work when the burst begins.
+    world.until_known(burst.pools, MINUTE).await?;
     for proxy in world.webhook_proxies() {
         // One of each kind for certain.
         proxy.inject(ApiFault::statuses(&[500]).lost_answers(1.0).times(1));

@@ -22,8 +22,6 @@ use super::{
 
 /// Webhooks gather for this long while a patch is under way.
 const WINDOW: SignedDuration = SignedDuration::from_millis(50);
-/// A lower number that changes nothing for the set is written this long after the last one at the earliest.
-const GATE: SignedDuration = SignedDuration::from_secs(1);
 /// From a change until the controller that it concerns looks.
 const WATCH: SignedDuration = SignedDuration::from_millis(1);
 /// Writes of the kubelet until a pod runs, and after its runner has ended.
@@ -311,7 +309,8 @@ impl<'t> Run<'t> {
             self.agenda.add(due, Event::Autoscale { pool: number });
         }
         if decision.target.is_some() {
-            match pool.gate.filter(|_| decision.target_may_wait).map(|at| at + GATE) {
+            let written = pool.gate.zip(decision.target_may_wait);
+            match written.map(|(at, interval)| at + interval) {
                 Some(opens) if opens > now => {
                     decision.target = None;
                     self.agenda.add(opens, Event::Autoscale { pool: number });

@@ -124,6 +124,32 @@ async fn what_arrives_while_a_patch_is_under_way_shares_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn writers_take_turns_and_what_waits_for_one_is_written_with_it() {
+    let names: Vec<String> = (0..2 * CALLS).map(|number| format!("p{number}")).collect();
+    let bench = names.iter().fold(Bench::new(100), |bench, name| {
+        bench.with(name, "acme/api", &["linux"], None)
+    });
+    bench.cluster.delay(Duration::from_millis(30));
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_secs(8);
+    let ids: Vec<_> = names.iter().map(|name| id(&format!("{name}-hra"))).collect();
+    let late = async {
+        // The second half of the writers still waits for its turn.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let last = ids.last().unwrap();
+        bench.writers.commit(last, event(2, Queued), deadline).await
+    };
+    let first = ids
+        .iter()
+        .map(|id| bench.writers.commit(id, event(1, Queued), deadline));
+    let (outcomes, late) = futures::join!(futures::future::join_all(first), late);
+    assert!(outcomes.iter().all(|outcome| *outcome == Ok(Outcome::Added)));
+    assert_eq!(late, Ok(Outcome::Added));
+    assert_eq!(begun.elapsed(), Duration::from_millis(60));
+    assert_eq!(bench.cluster.patches().len(), names.len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lone_sender_does_not_wait_for_company() {
     let bench = bench();
     let begun = Instant::now();

@@ -20,6 +20,9 @@ const QUIET: Duration = Duration::from_millis(2);
 /// Time in which the senders of a batch send again when they are busy.
 const ECHO: Duration = Duration::from_millis(10);
 
+/// Attempts in one turn, where others change the ledger meanwhile.
+const TRIES: usize = 4;
+
 /// Refusals in a row after which changes are appended as second entries instead.
 const PATIENCE: u32 = 2;
 
@@ -49,6 +52,10 @@ pub(super) struct Writer {
 /// What comes after a try.
 enum Next {
     Continue,
+    /// The ledger is not what it was: once more, and nobody else's turn before.
+    Again,
+    /// The API server is not well, or something else writes all the time.
+    BackOff,
     Gone,
 }
 
@@ -90,12 +97,10 @@ impl Writer {
                 }
             }
             self.gather().await;
-            self.waiting.retain(|waiting| !waiting.reply.is_closed());
-            if self.waiting.is_empty() {
-                continue;
-            }
-            if let Next::Gone = self.attempt().await {
-                break;
+            match self.turn().await {
+                Next::Continue | Next::Again => {}
+                Next::BackOff => self.back_off().await,
+                Next::Gone => break,
             }
         }
         self.events.close();
@@ -150,14 +155,31 @@ impl Writer {
         }
     }
 
+    /// Waits until this writer may call the API server, and writes what waits by then.
+    async fn turn(&mut self) -> Next {
+        // The semaphore is never closed: without a turn there is no bound, and nothing else is lost.
+        let _turn = self.shared.turns.clone().acquire_owned().await.ok();
+        for _ in 0..TRIES {
+            self.drain();
+            self.waiting.retain(|waiting| !waiting.reply.is_closed());
+            if self.waiting.is_empty() {
+                break;
+            }
+            match self.attempt().await {
+                Next::Again => {}
+                next => return next,
+            }
+        }
+        Next::Continue
+    }
+
     async fn attempt(&mut self) -> Next {
         if self.stale {
             if let Next::Gone = self.read_again().await {
                 return Next::Gone;
             }
             if self.stale {
-                self.back_off().await;
-                return Next::Continue;
+                return Next::BackOff;
             }
         }
         let is_contended = self.contended_until.is_some_and(|until| Instant::now() < until);
@@ -190,7 +212,7 @@ impl Writer {
         };
         if is_behind {
             self.stale = true;
-            return Next::Continue;
+            return Next::Again;
         }
         if prepared.operations.is_empty() {
             self.answer(&prepared);
@@ -257,20 +279,20 @@ impl Writer {
                 // Two refusals of a ledger that was just read: something other than a race, which haste makes
                 // no better.
                 if self.refusals > 2 * PATIENCE {
-                    self.back_off().await;
+                    return Next::BackOff;
                 }
-                Next::Continue
+                Next::Again
             }
             Err(error @ (ApiError::NotFound(_) | ApiError::Timeout(_) | ApiError::Failed { .. })) => {
                 let is_gone = matches!(error, ApiError::NotFound(_));
                 metrics.commit(if is_gone { "gone" } else { "failed" });
                 // Whether the patch was applied is unknown: read before adding anything twice.
                 self.stale = true;
-                if !is_gone {
-                    self.failed(&error);
-                    self.back_off().await;
+                if is_gone {
+                    return Next::Continue;
                 }
-                Next::Continue
+                self.failed(&error);
+                Next::BackOff
             }
         }
     }

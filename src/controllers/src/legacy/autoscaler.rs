@@ -170,12 +170,12 @@ pub(super) async fn reconcile(
 
     let mut put_off = None;
     if let Some(patch) = &decision.target {
-        // One write for many runners that end: nobody waits for it.
+        // One write for many changes that nobody waits for.
         let gate = format!("{}/target", autoscaler.uid().unwrap_or_default());
-        put_off = context
-            .gate
-            .admit(&gate, now)
-            .filter(|_| decision.target_may_wait);
+        match decision.target_may_wait {
+            Some(interval) => put_off = context.gate.admit_after(&gate, interval, now),
+            None => context.gate.note(&gate, now),
+        }
         if put_off.is_none() {
             write_target(&context, &target, patch).await?;
         }

@@ -15,6 +15,10 @@ use super::{
 
 /// A tombstone's runner counts as still up for this long at most (spec 20, "ending").
 const ENDING_LIMIT: SignedDuration = SignedDuration::from_mins(1);
+/// A number that only follows runners that ended is written this long after the last one at the latest.
+const WITH_THE_NEXT_END: SignedDuration = SignedDuration::from_secs(1);
+/// As [`WITH_THE_NEXT_END`], for an EffectiveTime that no runner waits for.
+const AHEAD: SignedDuration = SignedDuration::from_secs(30);
 /// An end that no entry names is forgotten after this long (spec 20, "uncharged ends").
 pub const UNCHARGED_LIMIT: SignedDuration = SignedDuration::from_mins(10);
 /// The webhook gets this long to write the tombstone of a job whose runner ended, before the autoscaler does it. Nothing waits for the write: the number is computed as if it was there.
@@ -119,8 +123,9 @@ pub struct Decision {
     pub desired: i64,
     /// Patch of the target, when something changes.
     pub target: Option<TargetPatch>,
-    /// That patch makes nobody come or go: it takes runners that ended out of the number, and may be written together with the next change.
-    pub target_may_wait: bool,
+    /// How long after the last patch of the target this one may wait, to be written together with the next change: it makes nobody come or go. `None`:
+    /// it is written now.
+    pub target_may_wait: Option<SignedDuration>,
     /// New ledger, when it is to be rewritten.
     pub ledger: Option<Vec<CapacityReservation>>,
     /// New `status.lastSuccessfulScaleOutTime`, when it changes.
@@ -214,7 +219,7 @@ pub fn decide(input: &Input<'_>) -> Decision {
     }
 
     let (target, scaled_out_at) = patch(input, &book.ledger, desired);
-    let target_may_wait = target.as_ref().is_some_and(|patch| may_wait(input, patch));
+    let target_may_wait = target.as_ref().and_then(|patch| may_wait(input, patch));
     Decision {
         desired,
         target,
@@ -466,20 +471,24 @@ fn patch(
     (patch, scaled_out_at)
 }
 
-/// Whether a lower number changes nothing for the set: it has no runner to retire, and with the ends that it knows of none to create under the number that
-/// stands.
-fn may_wait(input: &Input<'_>, patch: &TargetPatch) -> bool {
+/// How long a patch may wait that changes nothing for the set now.
+fn may_wait(input: &Input<'_>, patch: &TargetPatch) -> Option<SignedDuration> {
     let target = &input.target;
+    let stands = target.replicas.filter(|_| target.ephemeral)?;
+    if target.alive > patch.replicas {
+        return None;
+    }
+    // A lower number: the set has no runner to retire, and with the ends that it knows of none to create under the number that stands.
     let unaccounted = input.ends.iter().filter(|end| end.sequence > target.accounted);
     let supply = i64::try_from(unaccounted.count())
         .unwrap_or(i64::MAX)
         .saturating_add(target.alive);
-    target.ephemeral
-        && patch.effective_time.is_none()
-        && target
-            .replicas
-            .is_some_and(|replicas| patch.replicas < replicas && supply >= replicas)
-        && target.alive <= patch.replicas
+    if patch.effective_time.is_none() && patch.replicas < stands && supply >= stands {
+        return Some(WITH_THE_NEXT_END);
+    }
+    // A newer EffectiveTime: all that may be up are, and the one that stands has not been served, so that the next end is made good at once.
+    let is_unserved = target.effective_time.is_some() && target.effective_time > target.served;
+    (patch.replicas == stands && target.alive == stands && is_unserved).then_some(AHEAD)
 }
 
 fn after(at: Timestamp, by: SignedDuration) -> Timestamp {

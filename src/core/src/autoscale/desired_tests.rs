@@ -442,18 +442,18 @@ fn a_number_that_only_follows_ended_runners_may_wait() {
     case.target.alive = 1;
     let decision = case.decide();
     assert_eq!(decision.target.as_ref().map(|patch| patch.replicas), Some(1));
-    assert!(decision.target_may_wait);
+    assert_eq!(decision.target_may_wait, Some(WITH_THE_NEXT_END));
 
     // The set would replace a runner whose end is accounted for already.
     case.target.accounted = 1;
-    assert!(!case.decide().target_may_wait);
+    assert_eq!(case.decide().target_may_wait, None);
     case.target.accounted = 0;
     // A runner is to go.
     case.target.alive = 2;
-    assert!(!case.decide().target_may_wait);
+    assert_eq!(case.decide().target_may_wait, None);
     // A persistent runner's number is the user's business at once.
     case.target.alive = 1;
-    assert!(!case.persistent().decide().target_may_wait);
+    assert_eq!(case.persistent().decide().target_may_wait, None);
 
     // More are wanted.
     let mut more = Case::new(0, 10).jobs(&[(1, Queued, None), (2, Queued, None)]);
@@ -461,5 +461,28 @@ fn a_number_that_only_follows_ended_runners_may_wait() {
     more.target.alive = 1;
     let decision = more.decide();
     assert_eq!(decision.target.as_ref().map(|patch| patch.replicas), Some(2));
-    assert!(!decision.target_may_wait);
+    assert_eq!(decision.target_may_wait, None);
+}
+
+#[test]
+fn an_effective_time_that_no_runner_waits_for_may_wait() {
+    // One runner is all that may be up, and another job is queued.
+    let mut case = Case::new(0, 1).jobs(&[(1, Queued, None), (2, Queued, None)]);
+    case.target.replicas = Some(1);
+    case.target.alive = 1;
+    case.target.effective_time = Some(t(-60));
+    let decision = case.decide();
+    let patch = decision.target.unwrap();
+    assert_eq!(patch.replicas, 1);
+    assert!(patch.effective_time.is_some());
+    assert_eq!(decision.target_may_wait, Some(AHEAD));
+
+    // The set has served what it was asked: it would hold the next runner back.
+    case.target.served = Some(t(-60));
+    assert_eq!(case.decide().target_may_wait, None);
+    case.target.served = Some(t(-90));
+    assert_eq!(case.decide().target_may_wait, Some(AHEAD));
+    // The runner is gone: another one is due.
+    case.target.alive = 0;
+    assert_eq!(case.decide().target_may_wait, None);
 }

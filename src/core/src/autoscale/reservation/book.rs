@@ -210,7 +210,8 @@ impl Book {
     /// As [`Book::fold`], but the change adds and touches nothing that exists: what would be changed in place is
     /// appended as a second entry of its job, which counts with the first as one (a tombstone wins, a runner's
     /// name and the later expiry hold). Nothing can refuse such a change. Give it no event for which
-    /// [`Book::must_remove_for`] holds: it would be counted or remembered, and one of upstream's entries would stay.
+    /// [`Book::must_remove_for`] holds: it would be counted or remembered, and one of upstream's entries would stay. What would only let an entry live a
+    /// little longer, such as a repeated delivery, is not worth a second one.
     pub fn fold_appending<'e>(
         &self,
         events: impl IntoIterator<Item: Into<EventRef<'e>>>,
@@ -218,7 +219,11 @@ impl Book {
         now: Timestamp,
     ) -> Delta {
         let mut delta = self.fold(events, duration, now);
-        let changed = std::mem::take(&mut delta.changed);
+        let mut changed = std::mem::take(&mut delta.changed);
+        changed.retain(|(position, entry)| {
+            let known = self.entries.get(*position);
+            known.is_none_or(|known| !only_lives_a_little_longer(known, entry, now))
+        });
         delta.appended.extend(changed.into_iter().map(|(_, entry)| entry));
         delta.removed.clear();
         delta
@@ -690,4 +695,19 @@ fn entry_bytes(entry: &CapacityReservation) -> usize {
         + entry.replicas.map_or(0, |_| 14)
         + time(entry.effective_time, 13)
         + time(entry.expiration_time, 14)
+}
+
+/// Whether the new entry says what the known one says, and that one has half of the new one's time left at least.
+fn only_lives_a_little_longer(
+    known: &CapacityReservation,
+    new: &CapacityReservation,
+    now: Timestamp,
+) -> bool {
+    let left = |entry: &CapacityReservation| {
+        let expires = entry.expiration_time.map_or(now, |time| time.0);
+        expires.duration_since(now).max(SignedDuration::ZERO).as_secs()
+    };
+    let same =
+        (&known.name, known.replicas, known.effective_time) == (&new.name, new.replicas, new.effective_time);
+    same && left(known).saturating_mul(2) >= left(new)
 }

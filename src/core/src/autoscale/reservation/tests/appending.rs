@@ -58,6 +58,17 @@ fn a_runners_name_is_appended_once() {
 }
 
 #[test]
+fn a_repeated_queued_is_appended_only_where_the_entry_would_end_much_sooner() {
+    let mut book = Book::new(run(&[], &[event(1, Queued)]));
+    append(&mut book, &[event(1, Queued)], t(5));
+    append(&mut book, &[event(1, Queued)], t(899));
+    assert_eq!(names(book.entries()), [("7/1".into(), 1)]);
+    append(&mut book, &[event(1, Queued)], t(901));
+    assert_eq!(names(book.entries()), [("7/1".into(), 1), ("7/1".into(), 1)]);
+    assert_eq!(demand(book.entries(), t(2700)), 1, "the later expiry holds");
+}
+
+#[test]
 fn what_has_to_remove_an_entry_is_known_beforehand() {
     let book = Book::new(vec![upstream(-10), entry("7/1", 1, 0, 600)]);
     assert!(book.must_remove_for(&on(9, Completed, "r")));
