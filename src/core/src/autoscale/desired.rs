@@ -162,11 +162,10 @@ pub fn decide(input: &Input<'_>) -> Decision {
     let now = input.now;
     let mut due = Due { now, at: None };
     let book = settle(input, &mut due);
-    let live = reservation::demand(&book.ledger, now);
-    for entry in reservation::live(&book.ledger, now) {
-        if let Some(expires) = entry.expiration_time {
-            due.add(expires.0);
-        }
+    let entries = reservation::live(&book.ledger, now);
+    let live = reservation::demand_of(&entries);
+    for expires in entries.iter().filter_map(|entry| entry.expiration_time) {
+        due.add(expires.0);
     }
 
     let mut uncharged = 0;
@@ -218,7 +217,8 @@ pub fn decide(input: &Input<'_>) -> Decision {
         }
     }
 
-    let (target, scaled_out_at) = patch(input, &book.ledger, desired);
+    let newest = entries.iter().filter_map(|entry| entry.effective_time).max();
+    let (target, scaled_out_at) = patch(input, newest.map(|at| at.0), desired);
     let target_may_wait = target.as_ref().and_then(|patch| may_wait(input, patch));
     Decision {
         desired,
@@ -277,9 +277,7 @@ fn settle(input: &Input<'_>, due: &mut Due) -> Settled {
             Some(Fate::Alive) | None => {}
         }
     }
-    for key in &finished {
-        ledger = reservation::tombstone(&ledger, key, now);
-    }
+    ledger = reservation::tombstones(ledger, &finished, now);
     rewrite |= rearm(input, &mut ledger, due);
 
     let mut expired = 0_usize;
@@ -370,17 +368,18 @@ struct Ending {
 
 fn count_ending(input: &Input<'_>, book: &Settled, due: &mut Due) -> Ending {
     let mut ending = BTreeMap::new();
-    let mut busy = BTreeSet::new();
-    for entry in &book.ledger {
+    for entry in book
+        .ledger
+        .iter()
+        .filter(|entry| reservation::is_tombstone(entry))
+    {
         let Kind::Job {
             runner: Some(runner), ..
         } = reservation::classify(entry)
         else {
             continue;
         };
-        if !reservation::is_tombstone(entry) {
-            busy.insert(runner);
-        } else if matches!(input.fates.get(runner), Some(Fate::Alive))
+        if matches!(input.fates.get(runner), Some(Fate::Alive))
             && let Some(expires) = entry.expiration_time
         {
             let written = expires.0.checked_sub(reservation::TOMBSTONE_LIFETIME).ok();
@@ -391,7 +390,21 @@ fn count_ending(input: &Input<'_>, book: &Settled, due: &mut Due) -> Ending {
             }
         }
     }
-    ending.retain(|runner, _| !busy.contains(runner));
+    if ending.is_empty() {
+        return Ending::default();
+    }
+    for entry in book
+        .ledger
+        .iter()
+        .filter(|entry| !reservation::is_tombstone(entry))
+    {
+        if let Kind::Job {
+            runner: Some(runner), ..
+        } = reservation::classify(entry)
+        {
+            ending.remove(runner);
+        }
+    }
     let as_of = match input.pull {
         Pull::Known { as_of, .. } => as_of,
         Pull::Off | Pull::Unknown { .. } => Timestamp::MAX,
@@ -405,7 +418,7 @@ fn count_ending(input: &Input<'_>, book: &Settled, due: &mut Due) -> Ending {
 
 fn patch(
     input: &Input<'_>,
-    ledger: &[CapacityReservation],
+    newest: Option<Timestamp>,
     desired: i64,
 ) -> (Option<TargetPatch>, Option<Timestamp>) {
     let target = &input.target;
@@ -429,11 +442,6 @@ fn patch(
         return (write, scaled_out_at);
     }
 
-    let newest = reservation::live(ledger, now)
-        .iter()
-        .filter_map(|entry| entry.effective_time)
-        .max()
-        .map(|at| at.0);
     let known = input.ends.last().map_or(0, |end| end.sequence);
     // A runner's end is in the number and more are wanted than are up, or the set says it has served what we asked and yet too few are up.
     let backlog = desired > target.alive

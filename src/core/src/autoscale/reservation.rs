@@ -119,8 +119,8 @@ fn identity(entry: &CapacityReservation) -> Option<Identity<'_>> {
 /// The entries that add capacity now: of a job's several entries one, and none when one of them is a
 /// tombstone that has not expired.
 pub fn live(ledger: &[CapacityReservation], now: Timestamp) -> Vec<&CapacityReservation> {
-    let mut known: HashMap<Identity<'_>, (usize, bool)> = HashMap::new();
-    let mut found = Vec::new();
+    let mut known: HashMap<Identity<'_>, (usize, bool)> = HashMap::with_capacity(ledger.len());
+    let mut found = Vec::with_capacity(ledger.len());
     for entry in ledger.iter().filter(|entry| !is_expired(entry, now)) {
         let is_finished = replicas(entry) <= 0;
         match identity(entry) {
@@ -145,20 +145,16 @@ pub fn live(ledger: &[CapacityReservation], now: Timestamp) -> Vec<&CapacityRese
 /// over all other entries of its job, and live ones are joined. Order and expired entries otherwise stay. Second,
 /// how many entries that saves: [`compact`] would drop them for good.
 pub fn distinct(ledger: &[CapacityReservation], now: Timestamp) -> (Vec<CapacityReservation>, usize) {
-    let mut finished: HashSet<Identity<'_>> = HashSet::new();
-    let mut seen: HashSet<Identity<'_>> = HashSet::new();
-    let mut doubles = 0_usize;
-    for entry in ledger {
-        if let Some(identity) = identity(entry) {
-            if is_tombstone(entry) && !is_expired(entry, now) {
-                finished.insert(identity.clone());
-            }
-            doubles += usize::from(!seen.insert(identity));
-        }
-    }
-    if doubles == 0 {
+    let mut seen: HashSet<Identity<'_>> = HashSet::with_capacity(ledger.len());
+    if ledger
+        .iter()
+        .filter_map(identity)
+        .all(|identity| seen.insert(identity))
+    {
         return (ledger.to_vec(), 0);
     }
+    let says_finished = |entry: &&CapacityReservation| is_tombstone(entry) && !is_expired(entry, now);
+    let finished: HashSet<Identity<'_>> = ledger.iter().filter(says_finished).filter_map(identity).collect();
     let mut places: HashMap<Identity<'_>, usize> = HashMap::new();
     let mut kept: Vec<CapacityReservation> = Vec::with_capacity(ledger.len());
     for entry in ledger {
@@ -184,15 +180,18 @@ pub fn distinct(ledger: &[CapacityReservation], now: Timestamp) -> (Vec<Capacity
 
 /// Capacity that the ledger asks for now: jobs count one each, other entries what they say.
 pub fn demand(ledger: &[CapacityReservation], now: Timestamp) -> i64 {
-    live(ledger, now)
-        .into_iter()
-        .map(|entry| {
-            if matches!(classify(entry), Kind::Job { .. }) {
-                1
-            } else {
-                replicas(entry)
-            }
-        })
+    demand_of(&live(ledger, now))
+}
+
+/// The same, of the ledger's [`live`] entries.
+pub fn demand_of(live: &[&CapacityReservation]) -> i64 {
+    let counts = |entry: &CapacityReservation| match replicas(entry) {
+        1 => 1,
+        _ if matches!(classify(entry), Kind::Job { .. }) => 1,
+        replicas => replicas,
+    };
+    live.iter()
+        .map(|entry| counts(entry))
         .fold(0, i64::saturating_add)
 }
 
@@ -305,19 +304,28 @@ pub fn apply_all(
     book.into_entries()
 }
 
-/// The ledger with a job's entry turned into a tombstone; unchanged where the job has none.
-pub fn tombstone(ledger: &[CapacityReservation], key: &JobKey, now: Timestamp) -> Vec<CapacityReservation> {
-    let book = Book::new(ledger.to_vec());
-    if !book.holds(key) {
-        return book.into_entries();
+/// The ledger with these jobs' entries turned into tombstones; unchanged where a job has none.
+pub fn tombstones(
+    ledger: Vec<CapacityReservation>,
+    keys: &[JobKey],
+    now: Timestamp,
+) -> Vec<CapacityReservation> {
+    if keys.is_empty() {
+        return ledger;
     }
-    let event = JobEvent {
-        key: key.clone(),
-        action: JobAction::InProgressElsewhere,
-        runner: None,
-        created_at: None,
-    };
-    apply(ledger, &event, DEFAULT_DURATION, now)
+    let mut book = Book::new(ledger);
+    let known = keys.iter().filter(|key| book.holds(key));
+    let events: Vec<JobEvent> = known
+        .map(|key| JobEvent {
+            key: key.clone(),
+            action: JobAction::InProgressElsewhere,
+            runner: None,
+            created_at: None,
+        })
+        .collect();
+    let delta = book.fold(&events, DEFAULT_DURATION, now);
+    book.commit(delta);
+    book.into_entries()
 }
 
 /// An entry whose job has just been seen alive: it expires `duration` from now, or when it did if that is

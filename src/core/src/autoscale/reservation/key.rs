@@ -28,10 +28,14 @@ impl JobKey {
 
     /// Reads exactly what [`fmt::Display`] writes; anything else is not a key.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.rsplitn(3, '/');
-        let job_id = id(parts.next()?)?;
-        let repository_id = id(parts.next()?)?;
-        let host = match parts.next() {
+        let (rest, job_id) = text.rsplit_once('/')?;
+        let job_id = id(job_id)?;
+        let (host, repository_id) = match rest.rsplit_once('/') {
+            None => (None, rest),
+            Some((host, repository_id)) => (Some(host), repository_id),
+        };
+        let repository_id = id(repository_id)?;
+        let host = match host {
             None => None,
             Some(host)
                 if is_host(host) && host != "github.com" && !host.bytes().any(|b| b.is_ascii_uppercase()) =>
@@ -105,7 +109,8 @@ impl<'a> EntryName<'a> {
 
 /// Decimal without sign or leading zeros, so that a name has one spelling.
 fn id(text: &str) -> Option<u64> {
-    let canonical = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let bytes = text.as_bytes();
+    let canonical = bytes.iter().all(u8::is_ascii_digit) && (bytes == b"0" || bytes.first() != Some(&b'0'));
     if canonical { text.parse().ok() } else { None }
 }
 

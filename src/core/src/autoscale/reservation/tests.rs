@@ -393,10 +393,10 @@ fn compaction_orders_and_bounds() {
 fn tombstone_and_rearm() {
     let ledger = run(&[], &[on(1, InProgress, "r-1"), event(2, Queued)]);
     assert_eq!(
-        names(&tombstone(&ledger, &key(1), t(5))),
+        names(&tombstones(ledger.clone(), &[key(1)], t(5))),
         [("7/1@r-1".into(), 0), ("7/2".into(), 1)]
     );
-    assert_eq!(tombstone(&ledger, &key(3), t(5)), ledger);
+    assert_eq!(tombstones(ledger.clone(), &[key(3)], t(5)), ledger);
     assert_eq!(
         rearm(&ledger[0], t(60), DURATION).expiration_time.unwrap().0,
         t(1860)
