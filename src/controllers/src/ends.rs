@@ -13,13 +13,15 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use muster_core::{
-    autoscale::desired::{End, UNCHARGED_LIMIT},
+    autoscale::desired::{End, UNCHARGED_LIMIT, charge},
     pods::{PodView, phase::is_runner_pod},
     target::TargetId,
 };
-use muster_crds::keys;
+use muster_crds::{keys, legacy::CapacityReservation};
 use uuid::Uuid;
 
+/// An end that is some entry's is kept for so long, for metrics that were pulled before it.
+const CHARGED_LIMIT: SignedDuration = SignedDuration::from_mins(3);
 const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(5);
 /// A healed pool is at full speed again after this long and one start-up at most (90 FEATURE 3).
 const MAX_BACKOFF: SignedDuration = SignedDuration::from_secs(20);
@@ -95,9 +97,10 @@ impl Ends {
                     runner: view.runner_name.clone(),
                     at: now,
                     sequence: state.sequence,
+                    is_charged: false,
                 };
                 let ends = state.ends.entry(pool.clone()).or_default();
-                ends.retain(|end| now.duration_since(end.at) < UNCHARGED_LIMIT);
+                ends.retain(|end| matters(end, now));
                 ends.push(end);
                 state.failures.remove(&pool);
             } else if view.deletion_at.is_none() && !view.unregistration_requested && view.runner_id.is_none()
@@ -120,14 +123,15 @@ impl Ends {
         state.by_themselves.contains(uid)
     }
 
-    /// Ends of a pool that count still, oldest first.
-    pub(crate) fn of(&self, pool: &Pool, now: Timestamp) -> Vec<End> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let ends = state.ends.get(pool).map(Vec::as_slice).unwrap_or_default();
-        ends.iter()
-            .filter(|end| now.duration_since(end.at) < UNCHARGED_LIMIT)
-            .cloned()
-            .collect()
+    /// Ends of a pool that matter still, oldest first, charged to the jobs of a ledger that names their runners.
+    pub(crate) fn of(&self, pool: &Pool, ledger: &[CapacityReservation], now: Timestamp) -> Vec<End> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(ends) = state.ends.get_mut(pool) else {
+            return Vec::new();
+        };
+        charge(ends.iter_mut(), ledger);
+        ends.retain(|end| matters(end, now));
+        ends.clone()
     }
 
     /// Names of the runners whose end the number that carries `accounted` does not know of.
@@ -138,10 +142,11 @@ impl Ends {
         now: Timestamp,
     ) -> BTreeSet<String> {
         let known = self.parse(accounted);
-        self.of(pool, now)
-            .into_iter()
-            .filter(|end| end.sequence > known)
-            .map(|end| end.runner)
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = state.ends.get(pool).map(Vec::as_slice).unwrap_or_default();
+        ends.iter()
+            .filter(|end| end.sequence > known && matters(end, now))
+            .map(|end| end.runner.clone())
             .collect()
     }
 
@@ -190,6 +195,16 @@ impl Ends {
             reason: failures.reason.clone(),
         })
     }
+}
+
+/// Whether an end still has an effect on the number: without a job until it is given up, with one as long as a metric may be behind.
+fn matters(end: &End, now: Timestamp) -> bool {
+    let limit = if end.is_charged {
+        CHARGED_LIMIT
+    } else {
+        UNCHARGED_LIMIT
+    };
+    now.duration_since(end.at) < limit
 }
 
 fn fail(state: &mut State, pool: Pool, reason: String, now: Timestamp) {
@@ -266,7 +281,7 @@ mod tests {
             ends.observe(&pod("a", Some(0), false), false, t(10));
         }
         ends.observe(&pod("a", Some(0), true), true, t(11));
-        assert_eq!(ends.of(&pool, t(20)).len(), 1);
+        assert_eq!(ends.of(&pool, &[], t(20)).len(), 1);
         assert_eq!(
             ends.unaccounted(&pool, None, t(20)),
             BTreeSet::from(["a".to_owned()])
@@ -280,7 +295,30 @@ mod tests {
             1,
             "another process counted its own"
         );
-        assert_eq!(ends.of(&pool, t(610)).len(), 0);
+        assert_eq!(ends.of(&pool, &[], t(610)).len(), 0);
+    }
+
+    #[test]
+    fn an_end_that_was_charged_stays_charged_when_the_entry_goes() {
+        let ends = Ends::default();
+        let pool = Pool::new(TargetKind::Deployment, "ns", "rd");
+        for name in ["a", "b"] {
+            ends.observe(&pod(name, None, false), false, t(0));
+            ends.observe(&pod(name, Some(0), false), false, t(0));
+        }
+        let entry = CapacityReservation {
+            name: Some("7/1@a".to_owned()),
+            replicas: Some(0),
+            ..CapacityReservation::default()
+        };
+        let charged = |ledger: &[CapacityReservation], at| -> Vec<(String, bool)> {
+            let ends = ends.of(&pool, ledger, t(at));
+            ends.into_iter().map(|end| (end.runner, end.is_charged)).collect()
+        };
+        let (a, b) = (("a".to_owned(), true), ("b".to_owned(), false));
+        assert_eq!(charged(&[entry], 1), [a.clone(), b.clone()]);
+        assert_eq!(charged(&[], 2), [a, b.clone()]);
+        assert_eq!(charged(&[], 181), [b], "what is charged is forgotten sooner");
     }
 
     #[test]
@@ -301,7 +339,7 @@ mod tests {
         let pool = Pool::new(TargetKind::Deployment, "ns", "rd");
         ends.observe(&pod("a", Some(0), true), false, t(0));
         ends.observe(&pod("b", Some(1), false), false, t(0));
-        assert_eq!(ends.of(&pool, t(1)).len(), 0);
+        assert_eq!(ends.of(&pool, &[], t(1)).len(), 0);
         let until = |ends: &Ends| ends.failing(&pool).map(|failing| failing.until);
         assert_eq!(until(&ends), None, "the first is replaced at once");
         ends.observe(&pod("c", Some(1), false), false, t(2));

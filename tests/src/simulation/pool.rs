@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use muster_core::{
     autoscale::{
         demand::{DemandMerge, Pull},
-        desired::{Decision, End, Fate, Input, TargetPatch, TargetView, UNCHARGED_LIMIT, decide},
+        desired::{Decision, End, Fate, Input, TargetPatch, TargetView, UNCHARGED_LIMIT, charge, decide},
         reservation::{Book, Delta, JobEvent},
     },
     pods::{
@@ -144,6 +144,7 @@ impl Pool {
     pub(super) fn decide(&mut self, now: Timestamp) -> Decision {
         self.ends
             .retain(|end| now.duration_since(end.at) < UNCHARGED_LIMIT);
+        charge(&mut self.ends, self.book.entries());
         let alive = self.owners.iter().filter(|owner| is_alive(owner)).count();
         let ends = self.ends.make_contiguous();
         decide(&Input {
@@ -290,6 +291,7 @@ impl Pool {
             runner: name,
             at: now,
             sequence: self.sequence,
+            is_charged: false,
         });
         if let Some(pod) = self.owner(runner).and_then(|owner| owner.pods.first_mut()) {
             pod.phase = PodPhase::Succeeded;

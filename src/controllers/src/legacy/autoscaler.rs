@@ -139,8 +139,8 @@ pub(super) async fn reconcile(
         return Ok(Action::requeue(NOT_SYNCED));
     }
     let target = context.memory.freshest(target);
-    let ends = context.ends.of(&pool, now);
     let ledger = spec.capacity_reservations.clone().unwrap_or_default();
+    let ends = context.ends.of(&pool, &ledger, now);
     let fates = fates(&context, &pool, &ledger, &ends, now).await?;
     wake_busy(&context, &autoscaler, &ledger);
     let status = autoscaler.status.clone().unwrap_or_default();
@@ -286,6 +286,7 @@ async fn fates(
 ) -> Result<BTreeMap<String, Fate>, Error> {
     let mut fates = BTreeMap::new();
     let namespace = &pool.namespace;
+    let ended: HashMap<&str, Timestamp> = ends.iter().map(|end| (end.runner.as_str(), end.at)).collect();
     for entry in ledger {
         let Kind::Job {
             runner: Some(runner), ..
@@ -296,7 +297,7 @@ async fn fates(
         if fates.contains_key(runner) {
             continue;
         }
-        let ended_at = ends.iter().find(|end| end.runner == runner).map(|end| end.at);
+        let ended_at = ended.get(runner).copied();
         let of_pod = |pod: &Pod| {
             if pool_of(pod).as_ref() != Some(pool) {
                 Fate::Gone

@@ -3,7 +3,7 @@
 //! For ephemeral targets the number of pods wanted now is written at once, in both directions; the scale-down delay only retains idle runners. Runners that ended are taken out of the number
 //! before GitHub's `completed` arrives, so a finished job never costs a second pod. Targets that are not ephemeral keep upstream's hold (spec 02 §5.5).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 use muster_crds::legacy::CapacityReservation;
@@ -51,6 +51,29 @@ pub struct End {
     pub at: Timestamp,
     /// Rises with every end that this process sees.
     pub sequence: u64,
+    /// An entry has named the runner: the end is that job's, also when the entry is gone (spec 20, "uncharged ends").
+    pub is_charged: bool,
+}
+
+/// Marks the ends whose runner an entry of the ledger names.
+pub fn charge<'e>(ends: impl IntoIterator<Item = &'e mut End>, ledger: &[CapacityReservation]) {
+    let mut open = ends.into_iter().filter(|end| !end.is_charged).peekable();
+    if open.peek().is_none() {
+        return;
+    }
+    let named = named(ledger);
+    for end in open {
+        end.is_charged = named.contains(end.runner.as_str());
+    }
+}
+
+/// Runners that entries name.
+fn named(ledger: &[CapacityReservation]) -> HashSet<&str> {
+    let runner = |entry| match reservation::classify(entry) {
+        Kind::Job { runner, .. } => runner,
+        _ => None,
+    };
+    ledger.iter().filter_map(runner).collect()
 }
 
 /// The scale target as it stands.
@@ -172,11 +195,7 @@ pub fn decide(input: &Input<'_>) -> Decision {
     let mut ending = Ending::default();
     let mut ended = 0;
     if input.target.ephemeral {
-        for end in input
-            .ends
-            .iter()
-            .filter(|end| !book.named.contains(end.runner.as_str()))
-        {
+        for end in uncharged_ends(input) {
             let forgotten = after(end.at, UNCHARGED_LIMIT);
             if forgotten > now {
                 uncharged += 1;
@@ -234,11 +253,19 @@ pub fn decide(input: &Input<'_>) -> Decision {
     }
 }
 
+/// Ends that no entry names or has named.
+fn uncharged_ends<'i>(input: &Input<'i>) -> Vec<&'i End> {
+    let mut open: Vec<&End> = input.ends.iter().filter(|end| !end.is_charged).collect();
+    if !open.is_empty() {
+        let named = named(input.ledger);
+        open.retain(|end| !named.contains(end.runner.as_str()));
+    }
+    open
+}
+
 /// The ledger as the runners say it is, and whether it must be written.
 struct Settled {
     ledger: Vec<CapacityReservation>,
-    /// Runners that entries name.
-    named: BTreeSet<String>,
     rewrite: bool,
 }
 
@@ -247,7 +274,6 @@ fn settle(input: &Input<'_>, due: &mut Due) -> Settled {
     // An intake that others keep from changing entries appends second ones.
     let (mut ledger, doubles) = reservation::distinct(input.ledger, now);
     let mut rewrite = false;
-    let mut named = BTreeSet::new();
     let mut finished = Vec::new();
 
     for entry in &ledger {
@@ -258,7 +284,6 @@ fn settle(input: &Input<'_>, due: &mut Due) -> Settled {
         else {
             continue;
         };
-        named.insert(runner.to_owned());
         if reservation::is_tombstone(entry) {
             continue;
         }
@@ -298,11 +323,7 @@ fn settle(input: &Input<'_>, due: &mut Due) -> Settled {
         ledger = reservation::compact(&ledger, now);
         rewrite = ledger != input.ledger;
     }
-    Settled {
-        ledger,
-        named,
-        rewrite,
-    }
+    Settled { ledger, rewrite }
 }
 
 /// Re-arms what must not expire: entries beyond what max admits, and those whose ephemeral runner is up (spec 20, "expiry"). Answers whether a write is due.

@@ -79,6 +79,7 @@ impl Case {
             runner: runner.into(),
             at: t(59),
             sequence,
+            is_charged: false,
         });
         self
     }
@@ -241,6 +242,7 @@ fn effective_time_moves_for_a_newer_job_a_raise_and_a_backlog_only() {
             runner: "r1".into(),
             at: t(59),
             sequence: 4,
+            is_charged: false,
         }],
         ..case
     };
@@ -485,4 +487,22 @@ fn an_effective_time_that_no_runner_waits_for_may_wait() {
     // The runner is gone: another one is due.
     case.target.alive = 0;
     assert_eq!(case.decide().target_may_wait, None);
+}
+
+#[test]
+fn an_end_stays_charged_to_its_job_when_the_entry_is_dropped() {
+    let mut case = Case::new(0, 10)
+        .jobs(&[(1, Completed, Some("r1")), (2, Queued, None)])
+        .end("r1", 1)
+        .end("r2", 2);
+    charge(&mut case.ends, &case.ledger);
+    assert_eq!(
+        case.ends.iter().map(|end| end.is_charged).collect::<Vec<_>>(),
+        [true, false]
+    );
+    // So many jobs have finished that the tombstone had to go.
+    case.ledger = ledger(&[(2, Queued, None), (3, Queued, None)]);
+    let decision = case.decide();
+    assert_eq!((decision.live, decision.uncharged), (2, 1));
+    assert_eq!(decision.desired, 1, "one of the two jobs may have been r2's");
 }

@@ -149,6 +149,7 @@ impl World {
             runner: self.runners[index].name.clone(),
             at: self.now,
             sequence,
+            is_charged: false,
         });
     }
 
