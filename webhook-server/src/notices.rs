@@ -24,6 +24,8 @@ const COMPONENT: &str = "github-webhook-server";
 const QUEUE: usize = 128;
 /// Events at once; one a second comes back.
 const BURST: u32 = 60;
+/// Between two Events: many of them come when the ledgers are written most.
+const PACE: Duration = Duration::from_millis(200);
 /// For so long nothing is told after the API server refused an Event.
 const REFUSED: Duration = Duration::from_mins(10);
 /// Time for one write.
@@ -178,6 +180,10 @@ async fn write(
             }
             Ok(Err(error)) => tracing::debug!(error = %chain(&error), "An Event could not be written"),
             Ok(Ok(_)) | Err(_) => {}
+        }
+        let pause = shutdown.run_until_cancelled(tokio::time::sleep(PACE));
+        if pause.await.is_none() {
+            return;
         }
     }
 }
