@@ -13,15 +13,13 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use muster_core::{
-    autoscale::desired::{End, UNCHARGED_LIMIT, charge},
+    autoscale::desired::{End, charge},
     pods::{PodView, phase::is_runner_pod},
     target::TargetId,
 };
 use muster_crds::{keys, legacy::CapacityReservation};
 use uuid::Uuid;
 
-/// An end that is some entry's is kept for so long, for metrics that were pulled before it.
-const CHARGED_LIMIT: SignedDuration = SignedDuration::from_mins(3);
 const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(5);
 /// A healed pool is at full speed again after this long and one start-up at most (90 FEATURE 3).
 const MAX_BACKOFF: SignedDuration = SignedDuration::from_secs(20);
@@ -100,7 +98,7 @@ impl Ends {
                     is_charged: false,
                 };
                 let ends = state.ends.entry(pool.clone()).or_default();
-                ends.retain(|end| matters(end, now));
+                ends.retain(|end| end.matters(now));
                 ends.push(end);
                 state.failures.remove(&pool);
             } else if view.deletion_at.is_none() && !view.unregistration_requested && view.runner_id.is_none()
@@ -130,7 +128,7 @@ impl Ends {
             return Vec::new();
         };
         charge(ends.iter_mut(), ledger);
-        ends.retain(|end| matters(end, now));
+        ends.retain(|end| end.matters(now));
         ends.clone()
     }
 
@@ -145,7 +143,7 @@ impl Ends {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = state.ends.get(pool).map(Vec::as_slice).unwrap_or_default();
         ends.iter()
-            .filter(|end| end.sequence > known && matters(end, now))
+            .filter(|end| end.sequence > known && end.matters(now))
             .map(|end| end.runner.clone())
             .collect()
     }
@@ -195,16 +193,6 @@ impl Ends {
             reason: failures.reason.clone(),
         })
     }
-}
-
-/// Whether an end still has an effect on the number: without a job until it is given up, with one as long as a metric may be behind.
-fn matters(end: &End, now: Timestamp) -> bool {
-    let limit = if end.is_charged {
-        CHARGED_LIMIT
-    } else {
-        UNCHARGED_LIMIT
-    };
-    now.duration_since(end.at) < limit
 }
 
 fn fail(state: &mut State, pool: Pool, reason: String, now: Timestamp) {

@@ -26,6 +26,15 @@ struct Entry {
     changed: Option<Timestamp>,
 }
 
+impl Entry {
+    const fn written(at: Timestamp) -> Self {
+        Self {
+            written: Some(at),
+            changed: None,
+        }
+    }
+}
+
 /// When each object's status was written last.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
@@ -56,10 +65,7 @@ impl Gate {
     pub(crate) fn note(&self, uid: &str, now: Timestamp) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.entry(uid.to_owned()).or_default();
-        *entry = Entry {
-            written: Some(now),
-            changed: None,
-        };
+        *entry = Entry::written(now);
     }
 
     fn open(
@@ -85,10 +91,7 @@ impl Gate {
             let wait = at.duration_since(now).min(LONGEST);
             return Some(Duration::try_from(wait).unwrap_or_default());
         }
-        *entry = Entry {
-            written: Some(now),
-            changed: None,
-        };
+        *entry = Entry::written(now);
         None
     }
 }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use muster_core::{
     autoscale::{
         demand::{DemandMerge, Pull},
-        desired::{Decision, End, Fate, Input, TargetPatch, TargetView, UNCHARGED_LIMIT, charge, decide},
+        desired::{Decision, End, Fate, Input, TargetPatch, TargetView, charge, decide},
         reservation::{Book, Delta, JobEvent},
     },
     pods::{
@@ -142,9 +142,8 @@ impl Pool {
 
     /// What the autoscaler decides.
     pub(super) fn decide(&mut self, now: Timestamp) -> Decision {
-        self.ends
-            .retain(|end| now.duration_since(end.at) < UNCHARGED_LIMIT);
         charge(&mut self.ends, self.book.entries());
+        self.ends.retain(|end| end.matters(now));
         let alive = self.owners.iter().filter(|owner| is_alive(owner)).count();
         let ends = self.ends.make_contiguous();
         decide(&Input {

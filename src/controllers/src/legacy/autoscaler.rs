@@ -22,8 +22,7 @@ use kube::{
 use muster_core::{
     autoscale::{
         desired::{End, Fate, Input, TargetPatch, TargetView, decide},
-        reservation::{self, Kind},
-        schedule,
+        reservation, schedule,
     },
     go,
     pods::PodView,
@@ -288,10 +287,7 @@ async fn fates(
     let namespace = &pool.namespace;
     let ended: HashMap<&str, Timestamp> = ends.iter().map(|end| (end.runner.as_str(), end.at)).collect();
     for entry in ledger {
-        let Kind::Job {
-            runner: Some(runner), ..
-        } = reservation::classify(entry)
-        else {
+        let Some(runner) = reservation::runner_of(entry) else {
             continue;
         };
         if fates.contains_key(runner) {
@@ -384,10 +380,8 @@ fn wake_busy(context: &Context, autoscaler: &HorizontalRunnerAutoscaler, ledger:
     let busy: BTreeSet<String> = ledger
         .iter()
         .filter(|entry| !reservation::is_tombstone(entry))
-        .filter_map(|entry| match reservation::classify(entry) {
-            Kind::Job { runner, .. } => runner.map(str::to_owned),
-            _ => None,
-        })
+        .filter_map(reservation::runner_of)
+        .map(str::to_owned)
         .collect();
     let namespace = autoscaler.namespace().unwrap_or_default();
     let mut all = context.memory.busy.lock().unwrap_or_else(PoisonError::into_inner);

@@ -21,6 +21,8 @@ const WITH_THE_NEXT_END: SignedDuration = SignedDuration::from_secs(1);
 const AHEAD: SignedDuration = SignedDuration::from_secs(30);
 /// An end that no entry names is forgotten after this long (spec 20, "uncharged ends").
 pub const UNCHARGED_LIMIT: SignedDuration = SignedDuration::from_mins(10);
+/// An end that is some entry's is kept for so long, for metrics that were pulled before it.
+const CHARGED_LIMIT: SignedDuration = SignedDuration::from_mins(3);
 /// The webhook gets this long to write the tombstone of a job whose runner ended, before the autoscaler does it. Nothing waits for the write: the number is computed as if it was there.
 const TOMBSTONE_GRACE: SignedDuration = SignedDuration::from_secs(3);
 /// Entries that expired are dropped when something else is written, or so long after.
@@ -55,25 +57,28 @@ pub struct End {
     pub is_charged: bool,
 }
 
-/// Marks the ends whose runner an entry of the ledger names.
+impl End {
+    /// Whether the end still has an effect on the number: without a job until it is given up, with one as long as a metric may be behind.
+    pub fn matters(&self, now: Timestamp) -> bool {
+        let limit = if self.is_charged {
+            CHARGED_LIMIT
+        } else {
+            UNCHARGED_LIMIT
+        };
+        now.duration_since(self.at) < limit
+    }
+}
+
+/// Marks the ends whose runner an entry of the ledger names: what gathers the ends does so before [`decide`].
 pub fn charge<'e>(ends: impl IntoIterator<Item = &'e mut End>, ledger: &[CapacityReservation]) {
     let mut open = ends.into_iter().filter(|end| !end.is_charged).peekable();
     if open.peek().is_none() {
         return;
     }
-    let named = named(ledger);
+    let named: HashSet<&str> = ledger.iter().filter_map(reservation::runner_of).collect();
     for end in open {
         end.is_charged = named.contains(end.runner.as_str());
     }
-}
-
-/// Runners that entries name.
-fn named(ledger: &[CapacityReservation]) -> HashSet<&str> {
-    let runner = |entry| match reservation::classify(entry) {
-        Kind::Job { runner, .. } => runner,
-        _ => None,
-    };
-    ledger.iter().filter_map(runner).collect()
 }
 
 /// The scale target as it stands.
@@ -195,7 +200,7 @@ pub fn decide(input: &Input<'_>) -> Decision {
     let mut ending = Ending::default();
     let mut ended = 0;
     if input.target.ephemeral {
-        for end in uncharged_ends(input) {
+        for end in input.ends.iter().filter(|end| !end.is_charged) {
             let forgotten = after(end.at, UNCHARGED_LIMIT);
             if forgotten > now {
                 uncharged += 1;
@@ -251,16 +256,6 @@ pub fn decide(input: &Input<'_>) -> Decision {
         ending: ending.runners,
         uncharged,
     }
-}
-
-/// Ends that no entry names or has named.
-fn uncharged_ends<'i>(input: &Input<'i>) -> Vec<&'i End> {
-    let mut open: Vec<&End> = input.ends.iter().filter(|end| !end.is_charged).collect();
-    if !open.is_empty() {
-        let named = named(input.ledger);
-        open.retain(|end| !named.contains(end.runner.as_str()));
-    }
-    open
 }
 
 /// The ledger as the runners say it is, and whether it must be written.
@@ -389,18 +384,13 @@ struct Ending {
 
 fn count_ending(input: &Input<'_>, book: &Settled, due: &mut Due) -> Ending {
     let mut ending = BTreeMap::new();
-    for entry in book
+    let (tombstones, others): (Vec<_>, Vec<_>) = book
         .ledger
         .iter()
-        .filter(|entry| reservation::is_tombstone(entry))
-    {
-        let Kind::Job {
-            runner: Some(runner), ..
-        } = reservation::classify(entry)
-        else {
-            continue;
-        };
-        if matches!(input.fates.get(runner), Some(Fate::Alive))
+        .partition(|entry| reservation::is_tombstone(entry));
+    for entry in tombstones {
+        if let Some(runner) = reservation::runner_of(entry)
+            && matches!(input.fates.get(runner), Some(Fate::Alive))
             && let Some(expires) = entry.expiration_time
         {
             let written = expires.0.checked_sub(reservation::TOMBSTONE_LIFETIME).ok();
@@ -414,17 +404,8 @@ fn count_ending(input: &Input<'_>, book: &Settled, due: &mut Due) -> Ending {
     if ending.is_empty() {
         return Ending::default();
     }
-    for entry in book
-        .ledger
-        .iter()
-        .filter(|entry| !reservation::is_tombstone(entry))
-    {
-        if let Kind::Job {
-            runner: Some(runner), ..
-        } = reservation::classify(entry)
-        {
-            ending.remove(runner);
-        }
+    for runner in others.into_iter().filter_map(reservation::runner_of) {
+        ending.remove(runner);
     }
     let as_of = match input.pull {
         Pull::Known { as_of, .. } => as_of,

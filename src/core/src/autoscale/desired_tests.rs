@@ -84,10 +84,12 @@ impl Case {
         self
     }
     fn decide(&self) -> Decision {
+        let mut ends = self.ends.clone();
+        charge(&mut ends, &self.ledger);
         decide(&Input {
             ledger: &self.ledger,
             fates: &self.fates,
-            ends: &self.ends,
+            ends: &ends,
             min: self.min,
             max: self.max,
             pull: self.pull,

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use muster_crds::legacy::CapacityReservation;
 
 use super::{
-    desired::{Decision, End, Fate, Input, TargetPatch, TargetView, decide},
+    desired::{Decision, End, Fate, Input, TargetPatch, TargetView, charge, decide},
     reservation::{self, JobAction, JobEvent, JobKey, Kind},
 };
 use crate::pods::{
@@ -184,6 +184,8 @@ impl World {
     }
 
     fn decide(&self) -> Decision {
+        let mut ends = self.ends.clone();
+        charge(&mut ends, &self.ledger);
         let mut fates = BTreeMap::new();
         for entry in &self.ledger {
             let Kind::Job {
@@ -205,7 +207,7 @@ impl World {
         decide(&Input {
             ledger: &self.ledger,
             fates: &fates,
-            ends: &self.ends,
+            ends: &ends,
             min: self.min,
             max: self.max,
             pull: super::demand::Pull::Off,

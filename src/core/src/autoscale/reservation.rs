@@ -67,6 +67,14 @@ pub fn classify(entry: &CapacityReservation) -> Kind<'_> {
     }
 }
 
+/// The runner that a job's entry names: it has the job, or had it.
+pub fn runner_of(entry: &CapacityReservation) -> Option<&str> {
+    match classify(entry) {
+        Kind::Job { runner, .. } => runner,
+        Kind::Trigger | Kind::Upstream | Kind::Foreign => None,
+    }
+}
+
 /// `<event>/<delivery id>` of an event whose trigger adds expiring capacity.
 fn is_trigger(name: &str) -> bool {
     name.split_once('/').is_some_and(|(event, delivery)| {
@@ -298,7 +306,15 @@ pub fn apply_all(
     duration: SignedDuration,
     now: Timestamp,
 ) -> Vec<CapacityReservation> {
-    let mut book = Book::new(ledger.to_vec());
+    applied(Book::new(ledger.to_vec()), events, duration, now)
+}
+
+fn applied(
+    mut book: Book,
+    events: &[JobEvent],
+    duration: SignedDuration,
+    now: Timestamp,
+) -> Vec<CapacityReservation> {
     let delta = book.fold(events, duration, now);
     book.commit(delta);
     book.into_entries()
@@ -313,7 +329,7 @@ pub fn tombstones(
     if keys.is_empty() {
         return ledger;
     }
-    let mut book = Book::new(ledger);
+    let book = Book::new(ledger);
     let known = keys.iter().filter(|key| book.holds(key));
     let events: Vec<JobEvent> = known
         .map(|key| JobEvent {
@@ -323,9 +339,7 @@ pub fn tombstones(
             created_at: None,
         })
         .collect();
-    let delta = book.fold(&events, DEFAULT_DURATION, now);
-    book.commit(delta);
-    book.into_entries()
+    applied(book, &events, DEFAULT_DURATION, now)
 }
 
 /// An entry whose job has just been seen alive: it expires `duration` from now, or when it did if that is
