@@ -17,8 +17,8 @@ use axum::routing::post;
 use bytes::Bytes;
 use jiff::Timestamp;
 use kube::api::ListParams;
-use muster_crds::legacy::HorizontalRunnerAutoscaler;
-use serde_json::json;
+use muster_crds::legacy::{HorizontalRunnerAutoscaler, HorizontalRunnerAutoscalerSpec};
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -188,6 +188,7 @@ impl Bench {
 
         let step = terminal.step("plain patches");
         lines.push(self.plain_patches(requests / 2).await?);
+        lines.push(self.plain_folds().await?);
         step.done("done");
 
         let step = terminal.step("HTTP");
@@ -265,8 +266,14 @@ impl Bench {
         }
         figures.add(
             "plain_patches",
-            "limit: plain patches of the same objects, 64 connections",
+            "limit: plain patches, one client for each of as many autoscalers",
             patches,
+            "/s",
+        );
+        figures.add(
+            "plain_folds",
+            "limit: entries in plain patches of 64 on one autoscaler",
+            rate("plain folds") * count(MANY),
             "/s",
         );
         figures.add(
@@ -401,40 +408,22 @@ impl Bench {
         })
     }
 
-    /// Appends an entry to the same objects, as often as the API server lets the same number of clients.
+    /// As many autoscalers of their own, each with a client that adds one entry after the other: what is left for a writer per autoscaler.
     async fn plain_patches(&self, patches: usize) -> Result<Line> {
-        let begun = Instant::now();
         let mut workers = JoinSet::new();
-        for worker in 0..MANY {
-            let (client, ns) = (self.world.client.clone(), self.world.ns.clone());
-            let path = format!(
-                "/apis/actions.summerwind.dev/v1alpha1/namespaces/{ns}/horizontalrunnerautoscalers/{}",
-                pool(worker % self.autoscalers.max(1))
-            );
-            let now = self.now;
+        let each = patches / self.autoscalers.max(1);
+        let mut ledgers = Vec::new();
+        for number in 0..self.autoscalers {
+            ledgers.push(self.plain_ledger(&format!("loop-{number:02}")).await?);
+        }
+        let begun = Instant::now();
+        for ledger in ledgers {
             workers.spawn(async move {
                 let mut load = Load::default();
-                for number in 0..patches / MANY {
-                    let entry = json!({"name": format!("1/{worker}{number:06}"), "replicas": 1,
-                        "effectiveTime": now, "expirationTime": now});
-                    let body = json!([{"op": "add", "path": "/spec/capacityReservations/-", "value": entry}]);
-                    let request = http::Request::patch(&path)
-                        .header("content-type", "application/json-patch+json")
-                        .header(
-                            "accept",
-                            "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
-                        )
-                        .body(body.to_string().into_bytes());
+                for number in 0..each {
                     let began = Instant::now();
-                    let status = match request {
-                        Ok(request) => match client.request_text(request).await {
-                            Ok(_) => 200,
-                            Err(kube::Error::Api(status)) => status.code,
-                            Err(_) => 0,
-                        },
-                        Err(_) => 0,
-                    };
-                    load.note(began, status);
+                    let added = [ledger.added(number)];
+                    load.note(began, ledger.patch(&added).await);
                 }
                 load
             });
@@ -446,10 +435,46 @@ impl Bench {
         load.elapsed = begun.elapsed();
         Ok(Line {
             name: "plain patches",
-            connections: MANY,
+            connections: self.autoscalers,
             expected: 200,
             load,
             usage: None,
+        })
+    }
+
+    /// One autoscaler and one client, whose patches have as many entries as the scenario has connections: first all jobs are added, then all are over.
+    async fn plain_folds(&self) -> Result<Line> {
+        let ledger = self.plain_ledger("loop-one").await?;
+        let mut load = Load::default();
+        let begun = Instant::now();
+        let numbers: Vec<usize> = (0..OUTSTANDING).collect();
+        for change in [PlainLedger::added, PlainLedger::over] {
+            for some in numbers.chunks(MANY) {
+                let operations: Vec<Value> = some.iter().map(|number| change(&ledger, *number)).collect();
+                let began = Instant::now();
+                load.note(began, ledger.patch(&operations).await);
+            }
+        }
+        load.elapsed = begun.elapsed();
+        Ok(Line {
+            name: "plain folds",
+            connections: 1,
+            expected: 200,
+            load,
+            usage: None,
+        })
+    }
+
+    async fn plain_ledger(&self, name: &str) -> Result<PlainLedger> {
+        let empty = |spec: &mut HorizontalRunnerAutoscalerSpec| spec.capacity_reservations = Some(Vec::new());
+        self.world.autoscaler(name, "nobody", empty).await?;
+        Ok(PlainLedger {
+            client: self.world.client.clone(),
+            path: format!(
+                "/apis/actions.summerwind.dev/v1alpha1/namespaces/{}/horizontalrunnerautoscalers/{name}",
+                self.world.ns
+            ),
+            now: self.now,
         })
     }
 
@@ -476,6 +501,42 @@ impl Bench {
             load,
             usage: None,
         })
+    }
+}
+
+/// An autoscaler whose list is patched without any thought.
+struct PlainLedger {
+    client: kube::Client,
+    path: String,
+    now: Timestamp,
+}
+
+impl PlainLedger {
+    fn added(&self, number: usize) -> Value {
+        let entry = json!({"name": format!("1/{number:011}"), "replicas": 1,
+            "effectiveTime": self.now, "expirationTime": self.now});
+        json!({"op": "add", "path": "/spec/capacityReservations/-", "value": entry})
+    }
+
+    fn over(&self, number: usize) -> Value {
+        json!({"op": "replace", "path": format!("/spec/capacityReservations/{number}/replicas"), "value": 0})
+    }
+
+    /// The status of the answer; 0 when there is none.
+    async fn patch(&self, operations: &[Value]) -> u16 {
+        let request = http::Request::patch(&self.path)
+            .header("content-type", "application/json-patch+json")
+            .header(
+                "accept",
+                "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
+            )
+            .body(json!(operations).to_string().into_bytes());
+        let Ok(request) = request else { return 0 };
+        match self.client.request_text(request).await {
+            Ok(_) => 200,
+            Err(kube::Error::Api(status)) => status.code,
+            Err(_) => 0,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{MAX_BATCH, NotWritten, Shared, Waiting};
 use crate::api::ApiError;
 use crate::metrics::count;
 
-/// Silence after which nobody is expected to join a batch any more.
+/// Least silence after which nobody is expected to join a batch any more.
 const QUIET: Duration = Duration::from_millis(2);
 
 /// Time in which the senders of a batch send again when they are busy.
@@ -36,9 +36,7 @@ pub(super) struct Writer {
     gone: CancellationToken,
     waiting: Vec<Waiting>,
     bucket: Bucket,
-    /// When the last patch was answered, and how many events it had: what arrived before then has company,
-    /// and so has, shortly after a patch of several, what their senders send next.
-    committed: Option<(Instant, usize)>,
+    committed: Option<Committed>,
     refusals: u32,
     failures: u32,
     /// The ledger in the index may lack what we wrote: read before the next patch.
@@ -47,6 +45,26 @@ pub(super) struct Writer {
     contended_until: Option<Instant>,
     /// Some of what waits cannot be appended, and it is their turn.
     in_place_next: bool,
+}
+
+/// The last patch: what arrived before it was answered has company, and so has, shortly after a patch of several, what their senders send next.
+struct Committed {
+    /// When it was answered.
+    at: Instant,
+    /// How long that took.
+    took: Duration,
+    /// Events in it.
+    events: usize,
+    /// These, and those that waited for the next one by then: as many may wait soon.
+    crowd: usize,
+}
+
+/// Others who may join a batch.
+struct Company {
+    /// How many they are, with whoever waits already.
+    crowd: usize,
+    /// Silence after which no more of them are expected.
+    quiet: Duration,
 }
 
 /// What comes after a try.
@@ -125,14 +143,12 @@ impl Writer {
             .with_ledger(&self.id, |ledger, _| ledger.object_bytes())
             .unwrap_or(0);
         let stretch = self.bucket.wait(size, now);
-        let has_company = self.committed.is_some_and(|(at, events)| {
-            arrived < at || events > 1 && arrived.saturating_duration_since(at) < ECHO
-        });
-        if has_company {
-            let until = arrived + self.shared.window;
-            while self.waiting.len() < MAX_BATCH {
-                let quiet = (Instant::now() + QUIET).min(until);
-                match tokio::time::timeout_at(quiet, self.events.recv()).await {
+        if let Some(company) = self.company(arrived) {
+            let until = now + self.shared.window;
+            let (quiet, crowd) = (company.quiet, company.crowd.min(MAX_BATCH));
+            while self.waiting.len() < crowd {
+                let silence = (Instant::now() + quiet).min(until);
+                match tokio::time::timeout_at(silence, self.events.recv()).await {
                     Ok(Some(next)) => self.waiting.push(next),
                     Ok(None) | Err(_) => break,
                 }
@@ -146,6 +162,18 @@ impl Writer {
             }
             self.drain();
         }
+    }
+
+    /// Whom an event that arrived then may expect beside it.
+    fn company(&self, arrived: Instant) -> Option<Company> {
+        let last = self.committed.as_ref()?;
+        let has_company =
+            arrived < last.at || last.events > 1 && arrived.saturating_duration_since(last.at) < ECHO;
+        has_company.then(|| Company {
+            crowd: last.crowd,
+            // Patience for those who are a little late costs a part of what a patch of their own would.
+            quiet: (last.took / 8).max(QUIET),
+        })
     }
 
     fn drain(&mut self) {
@@ -229,7 +257,12 @@ impl Writer {
         match result {
             Ok(generation) => {
                 let now = Instant::now();
-                self.committed = Some((now, prepared.included.len()));
+                self.committed = Some(Committed {
+                    at: now,
+                    took: now - begun,
+                    events: prepared.included.len(),
+                    crowd: self.waiting.len() + self.events.len(),
+                });
                 self.failures = 0;
                 let is_in_place = needs_generation(&prepared);
                 self.refusals = if is_in_place {

@@ -1,8 +1,12 @@
 //! Listening addresses in Go's notation.
 
-use std::io;
+use std::{io, net::SocketAddr};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
+
+/// Connections that the kernel keeps until they are accepted; its own bound (`net.core.somaxconn`) holds too. With the 128 of the standard library a burst of webhooks
+/// loses connections, and who lost one tries again after a second.
+const BACKLOG: u32 = 4_096;
 
 /// Where a server listens, in Go's notation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,14 +75,12 @@ impl Address {
         };
         let port = *port;
         let bound = if host.is_empty() {
-            match TcpListener::bind(("::", port)).await {
-                Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-                    TcpListener::bind(("0.0.0.0", port)).await
-                }
+            match listen_at("::", port).await {
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => listen_at("0.0.0.0", port).await,
                 bound => bound,
             }
         } else {
-            TcpListener::bind((host.as_str(), port)).await
+            listen_at(host, port).await
         };
         let address = || {
             if host.contains(':') {
@@ -92,4 +94,31 @@ impl Address {
             source,
         })
     }
+}
+
+/// Listens at the first of a host's addresses that can be had.
+async fn listen_at(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut last = None;
+    for address in tokio::net::lookup_host((host, port)).await? {
+        match listen_on(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address")))
+}
+
+/// Listens with a queue that a burst fits into.
+///
+/// # Errors
+/// The operating system's.
+pub fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As the standard library: a restart need not wait for old connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
