@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use muster_runtime::{args::Env, process};
 use muster_webhook_server::{Server, Settings};
 
+/// glibc keeps what a moment of load has freed, in an arena per thread: this one gives it back, and is faster. Its settings are in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let settings = Settings::parse(std::env::args_os(), &Env::process());
     process::run(

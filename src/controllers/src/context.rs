@@ -121,11 +121,15 @@ impl Context {
         PodView::of(pod).within(self.settings.deadlines)
     }
 
-    /// The sync period with up to 10 % more, spread by name, so that not everything is looked at in the same moment.
+    /// The sync period with up to 10 % more, spread by name, so that not everything is looked at in the same moment; until a full second, so that one moment does for
+    /// several: with hundreds of idle runners waking up costs more than looking.
     pub(crate) fn resync(&self, name: &str) -> Duration {
         let spread = name.bytes().fold(0_u32, |sum, byte| {
             sum.wrapping_mul(31).wrapping_add(u32::from(byte))
         }) % 100;
-        self.settings.sync_period + self.settings.sync_period * spread / 1_000
+        let wait = self.settings.sync_period + self.settings.sync_period * spread / 1_000;
+        let nanoseconds = u32::try_from(self.clock.now().subsec_nanosecond()).unwrap_or_default();
+        let due = wait + Duration::from_nanos(nanoseconds.into());
+        wait + Duration::from_secs(due.as_secs() + 1).saturating_sub(due)
     }
 }

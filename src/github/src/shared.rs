@@ -363,6 +363,13 @@ impl Shared {
             (Err(source), _) => Err(Error::internal(attempt, source)),
         }
     }
+
+    /// So many calls were answered without GitHub.
+    pub(crate) fn saved(&self, family: crate::CallFamily, calls: usize) {
+        for _ in 0..calls {
+            self.0.observer.cache_hit(family);
+        }
+    }
 }
 
 /// A stored answer whose revalidation failed carries warning 111.

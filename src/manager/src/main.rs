@@ -13,6 +13,10 @@ use muster_runtime::{
     telemetry,
 };
 
+/// glibc keeps what a moment of load has freed, in an arena per thread: this one gives it back, and is faster. Its settings are in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let env = Env::process();

@@ -98,7 +98,7 @@ pub(super) const ITEMS: &[Item] = &[
     item(
         "simulate",
         "100,000 jobs on 1,000 pools with a virtual clock",
-        |running| Box::pin(figures(running, "simulate", &["took", "all", "done", "runners"])),
+        |running| Box::pin(figures(running, "simulate", &["all", "done", "runners"])),
     ),
     super::TRACES,
 ];

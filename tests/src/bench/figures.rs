@@ -97,6 +97,11 @@ impl Figures {
     }
 
     fn push(&mut self, name: &str, what: &str, value: f64, unit: &str, bound: Option<Bound>) {
+        // What could not be computed keeps no promise.
+        let value = match bound {
+            Some(Bound::AtMost(_)) if !value.is_finite() => f64::MAX,
+            _ => value,
+        };
         let figure = Figure {
             what: what.to_owned(),
             value: short(value),
@@ -268,6 +273,16 @@ mod tests {
         assert_eq!(figure.is_met(), Some(true));
         assert_eq!(figure.runs, [10.0, 3.0, 4.5]);
         assert_eq!(run(3.0, 4.0).get("a").unwrap().is_met(), Some(false));
+    }
+
+    #[test]
+    fn what_is_no_number_keeps_no_promise() {
+        let mut figures = Figures::default();
+        for value in [f64::NAN, f64::INFINITY] {
+            figures.promise("least", "x", value, "", Bound::AtLeast(1.0));
+            figures.promise("most", "x", value, "", Bound::AtMost(1.0));
+        }
+        assert!(figures.iter().all(|(_, figure)| figure.is_met() == Some(false)));
     }
 
     #[test]

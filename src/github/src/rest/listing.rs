@@ -4,9 +4,10 @@ use std::{
     collections::HashSet,
     hash::Hash,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
@@ -61,8 +62,20 @@ pub(crate) struct Listings {
 pub(crate) struct Listing<T> {
     pub(super) flight: Flight<Arc<Vec<T>>>,
     memo: Mutex<Option<Memo<T>>>,
-    /// When GitHub last told or confirmed it, by the injected clock.
-    confirmed: Mutex<Option<Timestamp>>,
+    confirmed: Mutex<Option<Confirmed>>,
+}
+
+/// GitHub told or confirmed all pages of a listing.
+#[derive(Clone, Copy, Debug)]
+struct Confirmed {
+    /// When, by the injected clock.
+    at: Timestamp,
+    /// The same by the clock of the cache.
+    since: Instant,
+    /// How long the cache would answer without asking (`Cache-Control`): as long as that, what was made of the pages is as good as they are.
+    lifetime: Duration,
+    /// How many pages there are.
+    pages: usize,
 }
 
 /// What pages with these entity tags contain, so that thousands of cached calls do not parse the same text each time.
@@ -89,14 +102,33 @@ impl<T> Listing<T> {
         self.confirm(None);
     }
 
-    fn confirm(&self, at: Option<Timestamp>) {
-        *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    fn confirm(&self, confirmed: Option<Confirmed>) {
+        *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = confirmed;
+    }
+
+    fn confirmed(&self) -> Option<Confirmed> {
+        *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Age of the last answer at `now`, by the injected clock.
     fn age(&self, now: Timestamp) -> Option<SignedDuration> {
-        let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
-        confirmed.map(|at| now.duration_since(at))
+        self.confirmed().map(|confirmed| now.duration_since(confirmed.at))
+    }
+
+    /// What was made of pages that the cache would answer with, and how many they are: with thousands of runners even reading them from the cache costs.
+    fn fresh(&self, now: Timestamp) -> Option<(Arc<Vec<T>>, usize)> {
+        let Confirmed {
+            at,
+            since,
+            lifetime,
+            pages,
+        } = self.confirmed()?;
+        let age = Duration::try_from(now.duration_since(at)).ok()?;
+        if age.max(since.elapsed()) >= lifetime {
+            return None;
+        }
+        let memo = self.memo.lock().unwrap_or_else(PoisonError::into_inner);
+        memo.as_ref().map(|memo| (Arc::clone(&memo.items), pages))
     }
 }
 
@@ -162,6 +194,12 @@ impl GitHub {
             Freshness::Cached if is_old => Freshness::Revalidated,
             other => other,
         };
+        if freshness == Freshness::Cached
+            && let Some((items, pages)) = listing.fresh(self.shared.now())
+        {
+            self.shared.saved(attempt.family(), pages);
+            return Ok(items);
+        }
         let lane = self.lane(attempt.family());
         let mut tries = 0;
         loop {
@@ -183,22 +221,29 @@ impl GitHub {
         attempt: &Attempt,
         freshness: Freshness,
     ) -> Result<Arc<Vec<T>>, Error> {
-        let (started, asked) = (listing.flight.tick(), self.shared.now());
+        let (started, asked, since) = (listing.flight.tick(), self.shared.now(), Instant::now());
         let mut pages = self.pages(path, attempt, freshness).await?;
         let from = |source| pages.iter().any(|page: &Reply| page.source == source);
         if from(Source::Full) && from(Source::Hit) {
             self.purge(path).await;
             pages = self.pages(path, attempt, freshness).await?;
         }
+        let items = listing.read(&pages, attempt);
         if pages.iter().all(|page| page.source != Source::Hit) {
-            listing.confirm(Some(asked));
+            let lifetimes = pages.iter().map(|page| lifetime(&page.headers));
+            listing.confirm(Some(Confirmed {
+                at: asked,
+                since,
+                lifetime: lifetimes.min().unwrap_or_default(),
+                pages: pages.len(),
+            }));
         }
         if listing.flight.voided_since(started) {
             // A runner was removed meanwhile: its pages are right for those who asked before, and for nobody after.
             listing.confirm(None);
             self.purge(path).await;
         }
-        listing.read(&pages, attempt)
+        items
     }
 
     /// The pages at `path`, followed by number. A 204 is an empty list.
@@ -233,5 +278,50 @@ impl GitHub {
             attempt: attempt.clone(),
             pages: MOST_PAGES,
         })
+    }
+}
+
+/// How long a private cache may answer with a page; nothing where that is not said.
+fn lifetime(headers: &HeaderMap) -> Duration {
+    let seconds = |text: &str| text.trim().parse().ok().map(Duration::from_secs);
+    let mut lifetime = Duration::ZERO;
+    for value in headers.get_all(header::CACHE_CONTROL) {
+        for directive in value.to_str().unwrap_or("no-store").split(',') {
+            let (name, argument) = directive.split_once('=').unwrap_or((directive, ""));
+            match name.trim().to_ascii_lowercase().as_str() {
+                "no-store" | "no-cache" => return Duration::ZERO,
+                "max-age" => lifetime = seconds(argument.trim().trim_matches('"')).unwrap_or_default(),
+                _ => {}
+            }
+        }
+    }
+    let age = headers.get(header::AGE).and_then(|age| age.to_str().ok());
+    lifetime.saturating_sub(age.and_then(seconds).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_live_as_long_as_github_says() {
+        let cases: [(&[(&str, &str)], u64); 8] = [
+            (&[("cache-control", "private, max-age=60, s-maxage=60")], 60),
+            (&[("cache-control", "private, max-age=60"), ("age", "20")], 40),
+            (&[("cache-control", "max-age=5"), ("age", "20")], 0),
+            (&[("cache-control", "private"), ("cache-control", "Max-Age=7")], 7),
+            (&[("cache-control", "max-age=60, no-store")], 0),
+            (&[("cache-control", "no-cache, max-age=60")], 0),
+            (&[("cache-control", "max-age=soon")], 0),
+            (&[], 0),
+        ];
+        for (pairs, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                let name: http::HeaderName = name.parse().unwrap();
+                headers.append(name, HeaderValue::from_str(value).unwrap());
+            }
+            assert_eq!(lifetime(&headers), Duration::from_secs(expected), "{pairs:?}");
+        }
     }
 }
