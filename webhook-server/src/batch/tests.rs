@@ -124,6 +124,35 @@ async fn what_arrives_while_a_patch_is_under_way_shares_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_who_send_again_share_the_next_patch_also_when_some_are_late() {
+    const SENDERS: u64 = 32;
+    const ROUNDS: u64 = 6;
+    let run = async |late: fn(u64) -> Duration| {
+        let bench = bench();
+        bench.cluster.delay(Duration::from_millis(100));
+        let begun = Instant::now();
+        let senders = (0..SENDERS).map(async |sender| {
+            for round in 0..ROUNDS {
+                tokio::time::sleep(late(sender)).await;
+                let job = event(1 + sender * ROUNDS + round, Queued);
+                assert_eq!(commit(&bench, job).await, Ok(Outcome::Added));
+            }
+        });
+        futures::future::join_all(senders).await;
+        (bench.cluster.patches().len(), begun.elapsed())
+    };
+    // The first of all is written at once, and the others with it or in the next one.
+    let rounds = usize::try_from(ROUNDS).unwrap() + 2;
+    let (patches, elapsed) = run(|_| Duration::ZERO).await;
+    assert!(patches <= rounds, "{patches}");
+    let least = Duration::from_millis(100) * u32::try_from(patches).unwrap();
+    assert_eq!(elapsed, least, "nobody else is waited for");
+    let (patches, elapsed) = run(|sender| Duration::from_millis(sender / 4)).await;
+    assert!(patches <= rounds, "{patches}");
+    assert!(elapsed <= Duration::from_millis(1_000), "{elapsed:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn writers_take_turns_and_what_waits_for_one_is_written_with_it() {
     let names: Vec<String> = (0..2 * CALLS).map(|number| format!("p{number}")).collect();
     let bench = names.iter().fold(Bench::new(100), |bench, name| {
