@@ -149,7 +149,7 @@ async fn those_who_send_again_share_the_next_patch_also_when_some_are_late() {
     assert_eq!(elapsed, least, "nobody else is waited for");
     let (patches, elapsed) = run(|sender| Duration::from_millis(sender / 4)).await;
     assert!(patches <= rounds, "{patches}");
-    assert!(elapsed <= Duration::from_millis(1_000), "{elapsed:?}");
+    assert!(elapsed <= Duration::from_secs(1), "{elapsed:?}");
 }
 
 #[tokio::test(start_paused = true)]

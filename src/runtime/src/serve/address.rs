@@ -109,10 +109,7 @@ async fn listen_at(host: &str, port: u16) -> io::Result<TcpListener> {
 }
 
 /// Listens with a queue that a burst fits into.
-///
-/// # Errors
-/// The operating system's.
-pub fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
