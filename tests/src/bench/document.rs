@@ -39,8 +39,11 @@ fn about(subject: Subject) -> (&'static str, &'static str) {
             "Webhooks",
             "Signed `workflow_job` deliveries of about 8 KB over keep-alive connections, each sent after the answer to the one before. *Durable* \
              deliveries are pairs of `queued` and `completed` that are answered after the API server has the write; many deliveries for one autoscaler \
-             share a patch, so their rate is that of the patches times the connections per autoscaler. Deliveries that match nothing and wrong signatures \
-             cost no write: what they can be compared with is a handler that reads the body and answers.",
+             share a patch, so their rate is that of the patches times the connections per autoscaler. A patch costs the API server as much as the whole list \
+             that is patched: it is read, validated, written and sent to watchers, however little changes. With 2,000 jobs on *one* autoscaler that takes about a \
+             tenth of a second on this machine, and what 64 connections can have then is the plain folds beside it. Deliveries that match nothing and wrong \
+             signatures cost no write: what they can be compared with is a handler that reads the body and answers. Of the memory of an idle server two thirds \
+             are pages of its program.",
         ),
         Subject::Latency => (
             "A cold job",
@@ -56,7 +59,8 @@ fn about(subject: Subject) -> (&'static str, &'static str) {
             "A stream of short jobs",
             "Jobs of 3 s with exponentially distributed pauses: 300 at 5 a second, then 1,500 at 25 a second, which is more than the API server has \
              writes for. The limit divides the writes per second of a plain loop (create, annotate, write status, delete) by all writes per job, \
-             whoever makes them.",
+             whoever makes them. The busiest shared object is the ledger: each event is answered after its write, and one that waited a second for others would be a \
+             job that waits a second.",
         ),
         Subject::Steady => (
             "Idle runners",

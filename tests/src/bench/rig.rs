@@ -29,6 +29,9 @@ use super::{
 /// Kinds of objects that belong to one runner.
 const PER_RUNNER: [&str; 2] = ["pods", "runners"];
 
+/// Objects that every event of a job changes, and is answered after that.
+const LEDGERS: &str = "horizontalrunnerautoscalers";
+
 /// A world under measurement.
 #[derive(Debug)]
 pub(super) struct Rig {
@@ -186,10 +189,14 @@ impl Writes {
 
     /// Muster's writes a second on that shared object that it wrote most often, over the time in which it wrote at all, and which that was.
     pub(super) fn busiest_shared(&self) -> (f64, String) {
+        self.busiest(|_| true)
+    }
+
+    fn busiest(&self, counts: impl Fn(&str) -> bool) -> (f64, String) {
         let mut objects: BTreeMap<(&str, &str), Vec<Timestamp>> = BTreeMap::new();
         for write in self.by(true).filter(|write| !belongs_to_a_runner(write)) {
             let kind = write.resource.split('/').next().unwrap_or_default();
-            if kind != "events" {
+            if kind != "events" && counts(kind) {
                 objects.entry((kind, &write.object)).or_default().push(write.at);
             }
         }
@@ -241,6 +248,8 @@ impl Writes {
             "/s",
             Bound::AtMost(1.0),
         );
+        let (rate, _) = self.busiest(|kind| kind != LEDGERS);
+        figures.add("shared_writes_besides", "the same without ledgers", rate, "/s");
     }
 }
 
